@@ -1,0 +1,1 @@
+"""samcl core: continual learning for Segment Anything, without any orchestration."""

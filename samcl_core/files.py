@@ -1,0 +1,145 @@
+"""Files that are whole or absent: digests, atomic writes and folder replacement."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import errno
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from samcl_core.errors import SamclError
+
+__all__ = [
+    "canonical_json",
+    "digest_files",
+    "digest_json",
+    "replace_folder",
+    "sha256_file",
+    "staged_folder",
+    "write_atomic",
+    "write_json",
+]
+
+_CHUNK_BYTES = 1 << 20
+_AT_FDCWD = -100
+_RENAME_EXCHANGE = 2
+
+
+def sha256_file(path: Path) -> str:
+    """Hex sha256 of a file's bytes."""
+    digest = hashlib.sha256()
+    with path.open("rb") as stream:
+        while chunk := stream.read(_CHUNK_BYTES):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def canonical_json(value: Any) -> str:
+    """JSON text that is the same for the same value: sorted keys, no spaces, no NaN."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+
+
+def digest_json(value: Any) -> str:
+    """Hex sha256 of ``canonical_json(value)``."""
+    return hashlib.sha256(canonical_json(value).encode()).hexdigest()
+
+
+def digest_files(folder: Path) -> dict[str, str]:
+    """Relative POSIX path to sha256 of every regular file below ``folder``, sorted. DVC's ``.gitignore`` does not count."""
+    files = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != ".gitignore")
+    return {path.relative_to(folder).as_posix(): sha256_file(path) for path in files}
+
+
+def write_atomic(path: Path, data: bytes) -> None:
+    """Write ``data`` beside ``path``, flush it to the disk and rename: readers see the old file or the new one, whole.
+
+    Raises:
+        SamclError: the disk is full or the folder cannot be written; ``path`` is as it was.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
+    try:
+        with os.fdopen(handle, "wb") as stream:
+            stream.write(data)
+            stream.flush()
+            os.fsync(stream.fileno())
+        Path(name).chmod(0o644)
+        Path(name).replace(path)
+    except OSError as exc:
+        Path(name).unlink(missing_ok=True)
+        raise SamclError(
+            f"cannot write {path}: {exc.strerror or exc}",
+            hint="free disk space or permissions, then run the same command again",
+        ) from exc
+    except BaseException:
+        Path(name).unlink(missing_ok=True)
+        raise
+
+
+def write_json(path: Path, value: Any) -> None:
+    """``value`` as readable JSON, atomically. NaN is refused (ValueError): a missing number is ``null``."""
+    write_atomic(path, (json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode())
+
+
+def replace_folder(source: Path, target: Path) -> None:
+    """Put folder ``source`` in the place of ``target`` (same file system) and delete what stood there.
+
+    Where the system can, both names are exchanged in one step, so that ``target`` is never absent.
+    """
+    target.parent.mkdir(parents=True, exist_ok=True)
+    if not target.exists():
+        source.rename(target)
+        return
+    if _exchange(source, target):
+        shutil.rmtree(source)
+        return
+    old = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}.old."))
+    target.rename(old / target.name)
+    source.rename(target)
+    shutil.rmtree(old)
+
+
+def _exchange(source: Path, target: Path) -> bool:
+    """Exchange two names atomically; False where the kernel or the file system cannot."""
+    try:
+        renameat2 = ctypes.CDLL(None, use_errno=True).renameat2
+    except (AttributeError, OSError):
+        return False
+    if renameat2(_AT_FDCWD, os.fsencode(source), _AT_FDCWD, os.fsencode(target), _RENAME_EXCHANGE) == 0:
+        return True
+    code = ctypes.get_errno()
+    if code in (errno.ENOSYS, errno.EINVAL, errno.ENOTSUP):
+        return False
+    raise OSError(code, os.strerror(code), str(target))
+
+
+@contextlib.contextmanager
+def staged_folder(target: Path) -> Iterator[Path]:
+    """A new folder beside ``target`` that takes its place when the block ends well and vanishes when it fails.
+
+    Leftovers of killed runs (``.<name>.*.tmp``) are removed first.
+    """
+    target.parent.mkdir(parents=True, exist_ok=True)
+    for leftover in target.parent.glob(f".{target.name}.*.tmp"):
+        shutil.rmtree(leftover, ignore_errors=True)
+    staging = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}.", suffix=".tmp"))
+    try:
+        staging.chmod(0o755)
+        yield staging
+        replace_folder(staging, target)
+    except OSError as exc:
+        shutil.rmtree(staging, ignore_errors=True)
+        raise SamclError(
+            f"cannot write {target}: {exc.strerror or exc}",
+            hint="free disk space or permissions, then run the same command again",
+        ) from exc
+    except BaseException:
+        shutil.rmtree(staging, ignore_errors=True)
+        raise
