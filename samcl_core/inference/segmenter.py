@@ -1,0 +1,223 @@
+"""Images and prompts to masks with a bank: the prefix once, the selector, then all chosen modules in one suffix pass."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from samcl_core.adapters.base import Adapter, ModuleTensors, build_adapter
+from samcl_core.backbones.base import FRAME_PX, Backbone, Masks, Prefix, Prompts
+from samcl_core.backbones.build import load_backbone
+from samcl_core.bank import Bank, stack_modules
+from samcl_core.config import BackboneParams
+from samcl_core.errors import PromptError, UsageError
+from samcl_core.selectors.base import PLAIN
+
+__all__ = ["Prediction", "Prompt", "Routing", "Segmenter"]
+
+AUTO = "auto"
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """Prompts of one image in the 1024 x 1024 frame.
+
+    Attributes:
+        points: (x, y) pairs, 0 <= x, y < 1024.
+        labels: 1 foreground or 0 background, one for each point.
+        box: ``x0, y0, x1, y1`` or ``None``.
+    """
+
+    points: tuple[tuple[float, float], ...] = ()
+    labels: tuple[int, ...] = ()
+    box: tuple[float, float, float, float] | None = None
+
+    def __post_init__(self) -> None:
+        if not self.points and self.box is None:
+            raise PromptError("no prompt: expected at least one point or a box", hint="add --point X,Y")
+        if len(self.points) != len(self.labels):
+            raise PromptError(f"{len(self.points)} point(s) but {len(self.labels)} label(s), expected one label a point")
+        for x, y in self.points:
+            if not (0 <= x < FRAME_PX and 0 <= y < FRAME_PX):
+                raise PromptError(f"point ({x:g}, {y:g}) is outside of the image (0 to {FRAME_PX} in the prompt frame)")
+        for label in self.labels:
+            if label not in (0, 1):
+                raise PromptError(f"point label {label!r}, expected 1 (foreground) or 0 (background)")
+        if self.box is not None and not (self.box[0] < self.box[2] and self.box[1] < self.box[3]):
+            raise PromptError(f"box {self.box} is empty, expected x0 < x1 and y0 < y1")
+
+
+@dataclass(frozen=True)
+class Routing:
+    """Which module each sample of a batch gets.
+
+    Attributes:
+        rows: (B,) int64 rows of the stacked modules, 0 is plain SAM.
+        names: the same as names, ``plain`` for row 0.
+        confidence: (B,) float in 0..1; 1 where the caller forced the module.
+        novelty: (B,) float >= 0; above 1 the image fits no known domain.
+    """
+
+    rows: Tensor
+    names: tuple[str, ...]
+    confidence: Tensor
+    novelty: Tensor
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """One image's answer.
+
+    Attributes:
+        mask: (H, W) bool at the image's own size.
+        score: the model's estimate of the mask's IoU.
+        module: the domain whose module was used, or ``plain``.
+        confidence: probability of that choice, 0..1.
+        novelty: above 1 the image fits no known domain.
+    """
+
+    mask: np.ndarray
+    score: float
+    module: str
+    confidence: float
+    novelty: float
+
+
+class Segmenter:
+    """A frozen backbone and a bank. Nothing is copied or reloaded when the module changes from sample to sample."""
+
+    def __init__(self, backbone: Backbone, bank: Bank | None = None) -> None:
+        """``bank=None`` or a bank without modules is the plain backbone."""
+        self.backbone = backbone
+        self.bank = bank
+        self._adapter: Adapter | None = None
+        self._stack: ModuleTensors = {}
+        self.names: tuple[str, ...] = (PLAIN,)
+        if bank is not None and bank.modules:
+            first = bank.modules[0]
+            self._adapter = build_adapter(first.kind, backbone.site, **first.parameters)
+            stack = stack_modules(bank, self._adapter)
+            self._stack = {name: tensor.to(backbone.device) for name, tensor in stack.items()}
+            self.names = (PLAIN, *bank.names)
+            bank.selector.to(backbone.device)
+
+    @staticmethod
+    def load(bank: Path | None, backbone: BackboneParams, device: str = "cpu") -> Segmenter:
+        """The segmenter of a bank folder; ``None`` is the plain backbone.
+
+        Raises:
+            CheckpointMissing: the backbone's weights are not on this machine.
+            IntegrityError: a file of the bank is missing, surplus or changed.
+            BackboneMismatch: the bank was made for another backbone.
+        """
+        network = load_backbone(backbone, device)
+        loaded = None if bank is None else Bank.load(bank, backbone_sha256=network.sha256)
+        return Segmenter(network, loaded)
+
+    def route(self, embedding: Tensor, module: str | Sequence[str] = AUTO) -> Routing:
+        """Choose a module for each row of (B, C) embeddings, or take the named one(s).
+
+        Raises:
+            UsageError: a name is neither ``auto``, ``plain`` nor a domain of the bank.
+        """
+        count = len(embedding)
+        wanted = [module] * count if isinstance(module, str) else list(module)
+        known = {name: row for row, name in enumerate(self.names)}
+        unknown = sorted({name for name in wanted if name != AUTO and name not in known})
+        if unknown or len(wanted) != count:
+            found = f"module {unknown[0]!r}" if unknown else f"{len(wanted)} module names for {count} images"
+            raise UsageError(f"{found}, expected 'auto' or one of {list(self.names)}", hint="samcl bank show")
+        forced = torch.tensor([known.get(name, -1) for name in wanted], device=embedding.device)
+        rows, confidence, novelty = self._choose(embedding)
+        rows = torch.where(forced >= 0, forced, rows)
+        confidence = torch.where(forced >= 0, torch.ones_like(confidence), confidence)
+        return Routing(rows, tuple(self.names[row] for row in rows.tolist()), confidence, novelty)
+
+    def _choose(self, embedding: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        if self._adapter is None or self.bank is None:
+            count, device = len(embedding), embedding.device
+            return torch.zeros(count, dtype=torch.long, device=device), torch.ones(count, device=device), torch.zeros(
+                count, device=device
+            )
+        choice = self.bank.selector.choose(embedding)
+        return choice.index + 1, choice.confidence, choice.novelty
+
+    @torch.no_grad()
+    def segment(
+        self, prefix: Prefix, prompts: Prompts, module: str | Sequence[str] = AUTO
+    ) -> tuple[Masks, Routing]:
+        """Masks of a batch whose prefix is known; samples of different domains share one pass."""
+        routing = self.route(prefix.embedding, module)
+        if self._adapter is None:
+            return self.backbone.suffix(prefix, prompts), routing
+        hooks = self._adapter.hooks(self._stack, prompts, routing.rows)
+        return self.backbone.suffix(prefix, prompts, hooks), routing
+
+    @torch.no_grad()
+    def predict(
+        self,
+        images: Sequence[np.ndarray],
+        prompts: Sequence[Prompt],
+        module: str | Sequence[str] = AUTO,
+        batch_size: int = 8,
+    ) -> list[Prediction]:
+        """One prediction an image.
+
+        Args:
+            images: (H, W, 3) uint8 RGB arrays of any size.
+            prompts: one an image, in the 1024 frame.
+            module: ``auto``, ``plain``, a domain, or one of these an image.
+            batch_size: images that are in the network at once.
+
+        Raises:
+            PromptError: not one prompt an image.
+            UsageError: an unknown module name.
+        """
+        if len(images) != len(prompts):
+            raise PromptError(f"{len(images)} image(s) but {len(prompts)} prompt(s), expected one prompt an image")
+        wanted = [module] * len(images) if isinstance(module, str) else list(module)
+        answers: list[Prediction | None] = [None] * len(images)
+        for rows in _alike(prompts, batch_size):
+            pixels = torch.stack([self.backbone.preprocess(images[row]) for row in rows]).to(self.backbone.device)
+            batch = stack_prompts([prompts[row] for row in rows]).to(self.backbone.device)
+            masks, routing = self.segment(self.backbone.prefix(pixels), batch, [wanted[row] for row in rows])
+            for position, row in enumerate(rows):
+                mask = upsample(masks.logits[position : position + 1], images[row].shape[:2])[0, 0] > 0
+                answers[row] = Prediction(
+                    mask.cpu().numpy(),
+                    float(masks.iou[position, 0]),
+                    routing.names[position],
+                    float(routing.confidence[position]),
+                    float(routing.novelty[position]),
+                )
+        return [answer for answer in answers if answer is not None]
+
+
+def upsample(logits: Tensor, size: tuple[int, int], mode: str = "bilinear") -> Tensor:
+    """(B, 1, h, w) logits to (B, 1, *size); ``bilinear`` is the official way, ``nearest`` the published SAMCL code's."""
+    if mode == "nearest":
+        return F.interpolate(logits, size=size, mode="nearest")
+    return F.interpolate(logits.float(), size=size, mode="bilinear", align_corners=False)
+
+
+def stack_prompts(prompts: Sequence[Prompt]) -> Prompts:
+    """Prompts with the same number of points, all or none with a box, as one batch on the CPU."""
+    points = torch.tensor([prompt.points for prompt in prompts], dtype=torch.float32).reshape(len(prompts), -1, 2)
+    labels = torch.tensor([prompt.labels for prompt in prompts], dtype=torch.int64).reshape(len(prompts), -1)
+    boxes = [prompt.box for prompt in prompts if prompt.box is not None]
+    return Prompts(points, labels, torch.tensor(boxes, dtype=torch.float32) if boxes else None)
+
+
+def _alike(prompts: Sequence[Prompt], batch_size: int) -> list[list[int]]:
+    """Rows grouped so that one batch has one number of points: a padding point would change the answer a little."""
+    groups: dict[tuple[int, bool], list[int]] = defaultdict(list)
+    for row, prompt in enumerate(prompts):
+        groups[len(prompt.points), prompt.box is not None].append(row)
+    return [rows[i : i + batch_size] for rows in groups.values() for i in range(0, len(rows), batch_size)]

@@ -1,0 +1,57 @@
+"""Train one domain's module on cached prefixes. It reads its own domain and nothing of the others."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from samcl_core import __version__
+from samcl_core.adapters import build_adapter
+from samcl_core.bank import Module
+from samcl_core.config import Params
+from samcl_core.domains import Domain
+from samcl_core.files import write_json
+from samcl_core.progress import Progress, silent
+from samcl_core.stages.machine import open_cache
+from samcl_core.stages.places import Places
+from samcl_core.training import clear_checkpoint, train_module
+
+__all__ = ["run"]
+
+
+def run(root: Path, params: Params, domain: str, progress: Progress = silent) -> dict[str, Any]:
+    """Write ``modules/<domain>`` and the training curve. A killed run continues at its last checkpoint."""
+    places = Places(root)
+    data = Domain(places.domain(domain))
+    samples = data.samples("train")
+    options = params.adapter_of(domain)
+    cache = open_cache(root, params)
+    adapter = build_adapter(options.kind, cache.backbone.site, **options.model_dump(exclude={"kind"}))
+    result = train_module(
+        cache.backbone,
+        adapter,
+        cache,
+        samples,
+        params.train_of(domain),
+        seed=params.seed,
+        checkpoint=places.checkpoint(domain),
+        progress=progress,
+    )
+    last = {key: value for key, value in result.curve[-1].items() if key != "seconds"}
+    module = Module(
+        domain=domain,
+        kind=adapter.kind,
+        parameters=adapter.parameters(),
+        backbone=cache.backbone.name,
+        backbone_sha256=cache.backbone.sha256,
+        split=cache.backbone.site.blocks[0],
+        data_digest=data.data_digest(("train",)),
+        seed=params.seed,
+        code=__version__,
+        metrics={"num_train": len(samples), **last},
+        tensors=result.tensors,
+    )
+    module.save(places.module(domain))
+    write_json(places.curve(domain), {"domain": domain, "module": module.digest, "epochs": result.curve})
+    clear_checkpoint(places.checkpoint(domain))
+    return {"domain": domain, "module": module.digest, "loss": last.get("total")}
