@@ -1,0 +1,136 @@
+"""SAM: the official ``segment_anything`` network, run as a frozen prefix and an adapted suffix."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from segment_anything import sam_model_registry
+from torch import Tensor, nn
+
+from samcl_core.backbones.base import AdapterSite, Masks, Prefix, Prompts, SuffixHooks
+from samcl_core.backbones.blocks import run_block
+from samcl_core.backbones.frozen import decode_by_count, freeze, scaled, squash, weights_digest
+
+__all__ = ["SAM_NAMES", "SamBackbone", "build_sam"]
+
+SAM_NAMES = {"sam_vit_b": "vit_b", "sam_vit_l": "vit_l", "sam_vit_h": "vit_h"}
+
+
+def build_sam(name: str) -> nn.Module:
+    """The official SAM called ``name`` (a key of ``SAM_NAMES``) with random weights; the global random state is kept."""
+    with torch.random.fork_rng(devices=[]):
+        sam: nn.Module = sam_model_registry[SAM_NAMES[name]](checkpoint=None)
+    return sam
+
+
+class SamBackbone:
+    """A SAM of any size. Modules act from block ``depth * 7 // 12`` on (block 7 of ViT-B) and around the neck.
+
+    Mask token 0 is returned (the official ``multimask_output=False``).
+    """
+
+    def __init__(self, name: str, sam: Any, *, sha256: str, is_pretrained: bool) -> None:
+        freeze(sam)
+        self._sam = sam
+        encoder = sam.image_encoder
+        blocks = tuple(range(len(encoder.blocks) * 7 // 12, len(encoder.blocks)))
+        self.name = name
+        self.sha256 = sha256
+        self.is_pretrained = is_pretrained
+        self.image_size = int(encoder.img_size)
+        self.preprocessing = f"sam-squash-bilinear-{self.image_size}-v1"
+        self.site = AdapterSite(
+            dim=int(encoder.patch_embed.proj.out_channels),
+            neck_dim=int(encoder.neck[0].out_channels),
+            grid=self.image_size // int(encoder.patch_embed.proj.stride[0]),
+            blocks=blocks,
+            windows=tuple(int(encoder.blocks[index].window_size) for index in blocks),
+        )
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        device: torch.device = self._sam.device
+        return device
+
+    @property
+    def module(self) -> nn.Module:
+        """The frozen official ``Sam``."""
+        module: nn.Module = self._sam
+        return module
+
+    def to(self, device: torch.device | str) -> SamBackbone:
+        """Move the weights; returns itself."""
+        self._sam.to(device)
+        return self
+
+    def weights_digest(self) -> str:
+        """Hex sha256 over all parameters and buffers as they are now."""
+        return weights_digest(self._sam)
+
+    def preprocess(self, image: np.ndarray) -> Tensor:
+        """(H, W, 3) uint8 RGB to (3, S, S) float32: squashed, then SAM's pixel mean and deviation (of 0..255).
+
+        Raises:
+            ImageError: ``image`` is not (H, W, 3) uint8.
+        """
+        pixels = torch.from_numpy(squash(image, self.image_size)).permute(2, 0, 1).float()
+        normed: Tensor = (pixels - self._sam.pixel_mean.cpu()) / self._sam.pixel_std.cpu()
+        return normed.contiguous()
+
+    @torch.no_grad()
+    def prefix(self, pixels: Tensor) -> Prefix:
+        """(B, 3, S, S) preprocessed pixels to tokens before the first adapted block, and their mean."""
+        encoder = self._sam.image_encoder
+        x = encoder.patch_embed(pixels) + encoder.pos_embed
+        for block in encoder.blocks[: self.site.blocks[0]]:
+            x = block(x)
+        return Prefix(tokens=x, embedding=x.mean(dim=(1, 2)))
+
+    def suffix(
+        self, prefix: Prefix, prompts: Prompts, hooks: SuffixHooks | None = None, *, training: bool = False
+    ) -> Masks:
+        """Adapted blocks, neck, prompt encoder and mask decoder; ``training`` changes nothing.
+
+        Returns:
+            Logits (B, 1, S/4, S/4) for ViT-B's patch of 16 (four times the token grid) and predicted IoU (B, 1).
+
+        Raises:
+            PromptError: shapes of points, labels and boxes do not agree.
+        """
+        features = self.encode(prefix, hooks)
+        prompts = scaled(prompts, self.image_size)
+        return decode_by_count(prompts, lambda rows, part: self._decode(features[rows], part))
+
+    def encode(self, prefix: Prefix, hooks: SuffixHooks | None = None) -> Tensor:
+        """Adapted blocks and neck: (B, neck_dim, G, G) image embeddings for the mask decoder."""
+        encoder = self._sam.image_encoder
+        x = prefix.tokens.to(encoder.pos_embed.dtype)
+        for index in self.site.blocks:
+            x = run_block(encoder.blocks[index], x, index, hooks)
+        if hooks is not None:
+            x = hooks.neck_input(x)
+        features: Tensor = encoder.neck(x.permute(0, 3, 1, 2))
+        return features if hooks is None else hooks.neck_output(features)
+
+    def _decode(self, features: Tensor, prompts: Prompts) -> Masks:
+        encoder = self._sam.prompt_encoder
+        # The official encoder pads where there is no box; a box alone goes without points at all.
+        has_points = prompts.labels.shape[1] > 0 or prompts.boxes is None
+        points = (prompts.points, prompts.labels) if has_points else None
+        sparse, dense = encoder(points=points, boxes=prompts.boxes, masks=None)
+        return _decode_batch(self._sam.mask_decoder, features, encoder.get_dense_pe(), sparse, dense)
+
+
+def _decode_batch(decoder: Any, features: Tensor, position: Tensor, sparse: Tensor, dense: Tensor) -> Masks:
+    """The official ``MaskDecoder.predict_masks`` for one set of prompts per image instead of many for one image."""
+    own = torch.cat([decoder.iou_token.weight, decoder.mask_tokens.weight])
+    tokens = torch.cat([own.expand(len(features), -1, -1), sparse], dim=1)
+    out, image = decoder.transformer(features + dense, position.expand_as(features), tokens)
+    image = image.transpose(1, 2).reshape(features.shape)
+    upscaled = decoder.output_upscaling(image)
+    kernel = decoder.output_hypernetworks_mlps[0](out[:, 1])
+    logits = (kernel[:, None] @ upscaled.flatten(2)).unflatten(2, upscaled.shape[2:])
+    return Masks(logits=logits, iou=decoder.iou_prediction_head(out[:, 0])[:, :1])
