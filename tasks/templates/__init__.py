@@ -1,0 +1,1 @@
+"""What ``samcl init`` writes into a new workspace: ``dvc.yaml``, ``params.yaml`` and ``prefect.toml``."""
