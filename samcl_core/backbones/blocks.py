@@ -4,23 +4,31 @@ from __future__ import annotations
 
 from typing import Any
 
-from segment_anything.modeling.image_encoder import window_partition, window_unpartition
+import torch.nn.functional as F
 from torch import Tensor
 
 from samcl_core.backbones.base import SuffixHooks
 
-__all__ = ["run_block", "split_windows"]
+__all__ = ["join_windows", "run_block", "split_windows"]
 
 
 def split_windows(x: Tensor, window: int) -> Tensor:
     """(B, H, W, C) to (B * windows, window, window, C), row-major, zero-padded at the right and lower edge.
 
-    ``window`` 0 leaves ``x`` whole.
+    The same as ``window_partition`` of both official packages.
     """
-    if window == 0:
-        return x
-    windows: Tensor = window_partition(x, window)[0]
-    return windows
+    batch, height, width, channels = x.shape
+    x = F.pad(x, (0, 0, 0, -width % window, 0, -height % window))
+    x = x.reshape(batch, x.shape[1] // window, window, x.shape[2] // window, window, channels)
+    return x.permute(0, 1, 3, 2, 4, 5).reshape(-1, window, window, channels)
+
+
+def join_windows(windows: Tensor, height: int, width: int) -> Tensor:
+    """What ``split_windows`` split, without the padding: (B, height, width, C)."""
+    window, channels = windows.shape[1], windows.shape[3]
+    rows, columns = -(-height // window), -(-width // window)
+    x = windows.reshape(-1, rows, columns, window, window, channels).permute(0, 1, 3, 2, 4, 5)
+    return x.reshape(-1, rows * window, columns * window, channels)[:, :height, :width]
 
 
 def run_block(block: Any, x: Tensor, index: int, hooks: SuffixHooks | None) -> Tensor:
@@ -41,12 +49,12 @@ def run_block(block: Any, x: Tensor, index: int, hooks: SuffixHooks | None) -> T
     if hooks is None:
         plain: Tensor = block(x)
         return plain
-    shortcut, (height, width) = x, (x.shape[1], x.shape[2])
-    x, padded = block.norm1(x), (height, width)
+    normed: Tensor = block.norm1(x)
     if block.window_size > 0:
-        x, padded = window_partition(x, block.window_size)
-    x = hooks.attention(index, x, block.attn(x))
+        normed = split_windows(normed, block.window_size)
+    attended = hooks.attention(index, normed, block.attn(normed))
     if block.window_size > 0:
-        x = window_unpartition(x, block.window_size, padded, (height, width))
-    x = shortcut + x
-    return x + block.mlp(block.norm2(x))
+        attended = join_windows(attended, x.shape[1], x.shape[2])
+    x = x + attended
+    mixed: Tensor = block.mlp(block.norm2(x))
+    return x + mixed

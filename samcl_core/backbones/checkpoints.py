@@ -266,7 +266,9 @@ def fetch(name: str, progress: Progress = silent, *, url: str | None = None) -> 
             f"cannot download {url or entry.url}: {exc}", hint=f"{again} (continues where it stopped)"
         ) from exc
     except OSError as exc:
-        raise CheckpointError(f"cannot write {path}: {exc.strerror or exc}", hint=f"free the disk, then {again}") from exc
+        raise CheckpointError(
+            f"cannot write {path}: {exc.strerror or exc}", hint=f"free the disk, then {again}"
+        ) from exc
     return path
 
 

@@ -111,7 +111,7 @@ def decode_by_count(prompts: Prompts, decode: Callable[[Any, Prompts], Masks]) -
     """
     used = prompts.labels != PADDING
     counts = used.sum(dim=1)
-    sizes = [int(n) for n in counts.unique().tolist()]
+    sizes: list[int] = sorted(set(counts.tolist()))
     if sizes == [prompts.labels.shape[1]]:
         return decode(slice(None), prompts)
     order = (~used).to(torch.uint8).argsort(dim=1, stable=True)

@@ -10,7 +10,6 @@ from typing import Any
 
 import torch
 from safetensors.torch import save
-from segment_anything.modeling import ImageEncoderViT, MaskDecoder, PromptEncoder, Sam, TwoWayTransformer
 from torch import nn
 
 from samcl_core.backbones.checkpoints import load_state, read_state, verified
@@ -19,7 +18,16 @@ from samcl_core.backbones.sam import SamBackbone
 from samcl_core.errors import CheckpointMismatch
 from samcl_core.files import sha256_file, write_atomic, write_json
 
-__all__ = ["NANO", "NANO_WEIGHTS", "NanoConfig", "build_nano", "load_nano", "nano_backbone", "save_nano", "tiny_backbone"]
+__all__ = [
+    "NANO",
+    "NANO_WEIGHTS",
+    "NanoConfig",
+    "build_nano",
+    "load_nano",
+    "nano_backbone",
+    "save_nano",
+    "tiny_backbone",
+]
 
 NANO_WEIGHTS = Path(__file__).parent / "weights" / "sam_nano.safetensors"
 """Trained weights that ship with the package; ``sam_nano.json`` beside them holds their architecture."""
@@ -72,6 +80,8 @@ def build_nano(config: NanoConfig = NANO) -> nn.Module:
 
 
 def _build(config: NanoConfig) -> Any:
+    from segment_anything.modeling import ImageEncoderViT, MaskDecoder, PromptEncoder, Sam, TwoWayTransformer
+
     grid = config.image_size // config.patch_size
     encoder = ImageEncoderViT(
         img_size=config.image_size,

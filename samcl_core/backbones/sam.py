@@ -6,7 +6,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from segment_anything import sam_model_registry
 from torch import Tensor, nn
 
 from samcl_core.backbones.base import AdapterSite, Masks, Prefix, Prompts, SuffixHooks
@@ -19,7 +18,10 @@ SAM_NAMES = {"sam_vit_b": "vit_b", "sam_vit_l": "vit_l", "sam_vit_h": "vit_h"}
 
 
 def build_sam(name: str) -> nn.Module:
-    """The official SAM called ``name`` (a key of ``SAM_NAMES``) with random weights; the global random state is kept."""
+    """The official SAM called ``name`` (a key of ``SAM_NAMES``), random weights; the global random state is kept."""
+    # Here, not above: the package imports torchvision, and that takes longer than everything that needs no network.
+    from segment_anything import sam_model_registry
+
     with torch.random.fork_rng(devices=[]):
         sam: nn.Module = sam_model_registry[SAM_NAMES[name]](checkpoint=None)
     return sam

@@ -38,7 +38,7 @@ _POSTPROCESSING = {
 
 
 def build_sam2(name: str, overrides: Mapping[str, Any] | None = None) -> nn.Module:
-    """The official SAM 2.1 called ``name`` (a key of ``SAM2_NAMES``) with random weights; the global random state is kept.
+    """The official SAM 2.1 called ``name`` (a key of ``SAM2_NAMES``), random weights; the global random state is kept.
 
     The package's own configuration file is read directly: unlike the official ``build_sam2`` this neither needs nor
     disturbs Hydra's process-wide state, and loads nothing.
@@ -158,7 +158,7 @@ class Sam2Backbone:
             PromptError: shapes of points, labels and boxes do not agree.
         """
         features = self.encode(prefix, hooks)
-        high = [prefix.side["high_res_0"].to(features.dtype), prefix.side["high_res_1"].to(features.dtype)]
+        high = [prefix.side[name].to(features.dtype) for name in ("high_res_0", "high_res_1")]
 
         def decode(rows: Any, part: Prompts) -> Masks:
             return self._decode(features[rows], [level[rows] for level in high], part, training)
@@ -179,8 +179,8 @@ class Sam2Backbone:
         top_down = F.interpolate(
             top, scale_factor=2.0, mode=mode, align_corners=None if mode == "nearest" else False, antialias=False
         )
-        features = self._lateral(2, middle) + top_down
-        return features + self._model.no_mem_embed.reshape(1, -1, 1, 1)
+        no_memory: Tensor = self._model.no_mem_embed.reshape(1, -1, 1, 1)
+        return self._lateral(2, middle) + top_down + no_memory
 
     def _lateral(self, level: int, x: Tensor) -> Tensor:
         """The neck's own convolution of one level; level 0 is the first stage, and the last in the neck's list."""

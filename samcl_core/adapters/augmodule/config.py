@@ -18,8 +18,8 @@ class AugModuleConfig:
 
     Attributes:
         rank: width of the bottleneck, 10 in the paper.
-        window_heatmap: what a windowed block sees of the prompt: ``crop``, its own part of the heat-map; ``shrink``, the
-            whole heat-map shrunk to the window's size, the same in every window.
+        window_heatmap: what a windowed block sees of the prompt: ``crop``, its own part of the heat-map; ``shrink``,
+            the whole heat-map shrunk to the window's size, the same in every window.
         neck_axes: ``image``, rows are y as everywhere; ``transposed``, rows are x at the neck.
         point_labels: ``signed``, background points cool the map; ``ignored``, they heat it like foreground points.
     """

@@ -59,7 +59,7 @@ def _cells(points: Tensor, used: Tensor) -> Tensor:
     index = column_row[..., 1] * HEATMAP_CELLS + column_row[..., 0]
     grid = torch.zeros(len(points), HEATMAP_CELLS**2, device=points.device)
     grid = grid.scatter_reduce(1, index, used.to(grid.dtype), "amax")
-    return grid.unflatten(1, (HEATMAP_CELLS, HEATMAP_CELLS))
+    return grid.reshape(-1, HEATMAP_CELLS, HEATMAP_CELLS)
 
 
 def _blurred(grid: Tensor) -> Tensor:

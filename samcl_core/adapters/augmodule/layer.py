@@ -45,17 +45,17 @@ class AugModuleHooks:
         heat = render_heatmap(prompts.points, prompts.labels, signed=config.point_labels == "signed")
         heat = pool_heatmap(heat, site.grid).flatten(1)[..., None].expand(-1, -1, config.rank)
         features = F.relu(self._norm("extra.norm", self._linear("extra.layer", heat)))
-        self._features = features.unflatten(1, (site.grid, site.grid))
+        self._features: Tensor = features.reshape(-1, site.grid, site.grid, config.rank)
         self._windowed: dict[int, Tensor] = {}
 
     def attention(self, block: int, x: Tensor, out: Tensor) -> Tensor:
         """``out`` plus the module's part; shapes as in ``SuffixHooks.attention``."""
         position = self._order[block]
         heat = self._heat(self._site.windows[position])
-        windows = x.shape[0] // self._batch
         low = self._norm(f"norm1_{position:03d}", self._linear("A", x.reshape(self._batch, -1, x.shape[-1])))
-        warm = self._norm(f"norm2_{position:03d}", heat.flatten(1, 2)).unflatten(1, heat.shape[1:3])
-        low = low.unflatten(1, (windows, -1)) + warm
+        warm = self._norm(f"norm2_{position:03d}", heat.flatten(1, 2)).reshape(heat.shape)
+        # A shrunk map is one window's worth of features, the same for all windows: it broadcasts.
+        low = low.reshape(self._batch, -1, heat.shape[2], heat.shape[3]) + warm
         return out + self._linear(f"B_{position:03d}", low.flatten(1, 2)).reshape(out.shape)
 
     def neck_input(self, x: Tensor) -> Tensor:
@@ -68,7 +68,7 @@ class AugModuleHooks:
 
     def _upward(self, name: str) -> Tensor:
         features = self._features if self._config.neck_axes == "image" else self._features.transpose(1, 2)
-        return self._linear(name, features.flatten(1, 2)).unflatten(1, features.shape[1:3])
+        return self._linear(name, features.flatten(1, 2)).reshape(*features.shape[:3], -1)
 
     def _heat(self, window: int) -> Tensor:
         """(B, windows or 1, tokens, rank) heat features as a block with this window sees them."""
@@ -82,18 +82,18 @@ class AugModuleHooks:
         if self._config.window_heatmap == "shrink":
             nearest = torch.arange(window, device=self._features.device) * self._site.grid // window
             return self._features[:, nearest][:, :, nearest].flatten(1, 2)[:, None]
-        return split_windows(self._features, window).flatten(1, 2).unflatten(0, (self._batch, -1))
+        return split_windows(self._features, window).reshape(self._batch, -1, window * window, self._config.rank)
 
     def _linear(self, name: str, x: Tensor) -> Tensor:
         """(B, T, in) to (B, T, out)."""
         weight, bias = self._tensors[f"{name}.weight"], self._tensors[f"{name}.bias"]
         if weight.dim() == 2:
             return F.linear(x, weight, bias)
-        return x @ weight.transpose(1, 2) + bias[:, None]
+        return torch.matmul(x, weight.transpose(1, 2)) + bias[:, None]
 
     def _norm(self, name: str, x: Tensor) -> Tensor:
         """Layer norm of (B, T, rank) over the last axis."""
         weight, bias = self._tensors[f"{name}.weight"], self._tensors[f"{name}.bias"]
         if weight.dim() == 1:
-            return F.layer_norm(x, weight.shape, weight, bias, _EPS)
-        return F.layer_norm(x, weight.shape[1:], eps=_EPS) * weight[:, None] + bias[:, None]
+            return F.layer_norm(x, list(weight.shape), weight, bias, _EPS)
+        return F.layer_norm(x, list(weight.shape[1:]), eps=_EPS) * weight[:, None] + bias[:, None]
