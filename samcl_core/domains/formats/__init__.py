@@ -1,1 +1,30 @@
-"""TODO."""
+"""Source formats: how a data set is laid out when it arrives. One file a format, registered once."""
+
+from __future__ import annotations
+
+from samcl_core.domains.formats.base import (
+    Format,
+    SourcePair,
+    detect_format,
+    format_names,
+    get_format,
+    register_format,
+    unwrap,
+)
+from samcl_core.domains.formats.folders import FoldersFormat
+from samcl_core.domains.formats.samcl import SamclFormat
+
+__all__ = [
+    "FoldersFormat",
+    "Format",
+    "SamclFormat",
+    "SourcePair",
+    "detect_format",
+    "format_names",
+    "get_format",
+    "register_format",
+    "unwrap",
+]
+
+register_format(SamclFormat())
+register_format(FoldersFormat())

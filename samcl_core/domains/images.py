@@ -1,0 +1,241 @@
+"""Images and masks from files: any common mode, upright, whole or refused."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import ExifTags, Image, UnidentifiedImageError
+
+from samcl_core.errors import ImageError
+
+__all__ = [
+    "IMAGE_SUFFIXES",
+    "MAX_PIXELS",
+    "ImageInfo",
+    "image_info",
+    "image_size",
+    "load_image",
+    "load_mask",
+    "read_annotation",
+    "save_png",
+    "turn_upright",
+]
+
+MAX_PIXELS = 89_478_485
+"""Larger images are refused before they are decoded: a small file can claim any size (Pillow's own limit)."""
+
+IMAGE_SUFFIXES = frozenset(
+    {".bmp", ".gif", ".jp2", ".jpeg", ".jpg", ".pbm", ".pgm", ".png", ".pnm", ".ppm", ".tif", ".tiff", ".webp"}
+)
+"""Suffixes that count as an image. What a file really is, its bytes say: a JPEG named ``.png`` is read as a JPEG."""
+
+# Named one by one: Pillow could also open formats that start other programs (EPS).
+_FORMATS = ("BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
+_HINT = "replace or remove this file"
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
+
+@dataclass(frozen=True)
+class ImageInfo:
+    """What a file's header says.
+
+    Attributes:
+        width: pixels of the upright image.
+        height: pixels of the upright image.
+        mode: Pillow's mode (``RGB``, ``L``, ``I;16``, ``P`` ...).
+        format: what the bytes are (``JPEG``, ``PNG`` ...), whatever the suffix says.
+        orientation: EXIF orientation 1..8; 1 is upright as stored.
+    """
+
+    width: int
+    height: int
+    mode: str
+    format: str
+    orientation: int
+
+    @property
+    def stored_size(self) -> tuple[int, int]:
+        """(width, height) of the pixels as stored, before the orientation is applied."""
+        return (self.height, self.width) if self.orientation >= 5 else (self.width, self.height)
+
+    @property
+    def is_plain(self) -> bool:
+        """Every tool reads the file alike: 8 bit RGB or grey, upright as stored."""
+        return self.mode in ("RGB", "L") and self.orientation == 1 and self.format != "GIF"
+
+
+def image_info(path: Path) -> ImageInfo:
+    """The header of an image file, without decoding its pixels.
+
+    Raises:
+        ImageError: not an image, or larger than ``MAX_PIXELS``.
+    """
+    with _reading(path), _open(path) as image:
+        return _info(image)
+
+
+def image_size(path: Path) -> tuple[int, int]:
+    """(width, height) in pixels of the upright image.
+
+    Raises:
+        ImageError: not an image, or larger than ``MAX_PIXELS``.
+    """
+    info = image_info(path)
+    return info.width, info.height
+
+
+def load_image(path: Path) -> NDArray[np.uint8]:
+    """An image as (H, W, 3) uint8 RGB, upright.
+
+    The EXIF orientation is applied. Grey is repeated, palettes are resolved, an alpha channel is dropped. Values of
+    more than 8 bits are shifted from 16 to 8 unless all of them are below 256; floats in 0..1 are scaled.
+
+    Raises:
+        ImageError: unreadable, truncated, not an image, or larger than ``MAX_PIXELS``; the message names the file.
+    """
+    with _reading(path):
+        image, _ = _decode(path)
+        if image.mode in ("P", "PA"):
+            image = image.convert("RGBA")
+        if not _is_wide(image):
+            return np.array(image.convert("RGB"), dtype=np.uint8)
+        return np.repeat(_to_8_bit(np.asarray(image))[:, :, None], 3, axis=2)
+
+
+def load_mask(path: Path, threshold: int = 128) -> NDArray[np.bool_]:
+    """A mask as (H, W) bool, upright: foreground where the grey value is at least ``threshold``.
+
+    Two kinds of files mean their values otherwise: in a lossless file that holds 0 and 1 only, 1 is foreground; in a
+    file with a coloured palette, every index but 0 is.
+
+    Raises:
+        ImageError: unreadable, truncated, not an image, or larger than ``MAX_PIXELS``; the message names the file.
+    """
+    return read_annotation(path, threshold)[0]
+
+
+def read_annotation(path: Path, threshold: int = 128) -> tuple[NDArray[np.bool_], bool]:
+    """``load_mask``, and whether the file already is what masks are written as: a single-channel PNG of 0 and 255.
+
+    Raises:
+        ImageError: as ``load_mask``.
+    """
+    with _reading(path):
+        image, info = _decode(path)
+        mask = _mask_of(image, info.format, threshold)
+        is_clean = (info.format, info.mode, info.orientation) == ("PNG", "L", 1)
+        return mask, is_clean and np.array_equal(np.asarray(image), mask * np.uint8(255))
+
+
+def turn_upright(mask: NDArray[np.bool_], orientation: int) -> NDArray[np.bool_]:
+    """A mask drawn on the stored pixels of an image, turned like that image's EXIF orientation (1..8) turns it."""
+    if orientation not in _TURNS:
+        return mask
+    return np.asarray(Image.fromarray(mask.astype(np.uint8)).transpose(_TURNS[orientation])) > 0
+
+
+def save_png(path: Path, pixels: NDArray[np.uint8] | NDArray[np.bool_]) -> None:
+    """Write (H, W, 3) uint8 RGB, (H, W) uint8 grey or (H, W) bool (as 0 and 255) as PNG; same pixels, same bytes."""
+    values = pixels * np.uint8(255) if pixels.dtype == np.bool_ else pixels
+    Image.fromarray(np.ascontiguousarray(values)).save(path, format="PNG", compress_level=6)
+
+
+def _open(path: Path) -> Image.Image:
+    image = Image.open(path, formats=_FORMATS)
+    if image.width * image.height > MAX_PIXELS:
+        raise _too_large(path, f"{image.width}x{image.height} pixels")
+    return image
+
+
+def _decode(path: Path) -> tuple[Image.Image, ImageInfo]:
+    """The upright pixels and what the header said."""
+    with _open(path) as image:
+        image.load()
+        info = _info(image)
+        return (image.transpose(_TURNS[info.orientation]) if info.orientation in _TURNS else image), info
+
+
+@contextlib.contextmanager
+def _reading(path: Path) -> Iterator[None]:
+    """Map whatever reading ``path`` raises to an ImageError."""
+    try:
+        yield
+    except ImageError:
+        raise
+    except Exception as exc:  # Pillow's readers raise anything on hostile bytes.
+        raise _unreadable(path, exc) from exc
+
+
+def _info(image: Image.Image) -> ImageInfo:
+    orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
+    orientation = orientation if orientation in _TURNS else 1
+    width, height = (image.height, image.width) if orientation >= 5 else (image.width, image.height)
+    return ImageInfo(width, height, image.mode, str(image.format), orientation)
+
+
+def _mask_of(image: Image.Image, kind: str, threshold: int) -> NDArray[np.bool_]:
+    if image.mode == "P" and _is_coloured(image):
+        return np.asarray(image) > 0
+    grey = _grey(image)
+    if kind not in ("JPEG", "MPO") and threshold > 1 and int(grey.max(initial=0)) == 1:
+        threshold = 1
+    return np.greater_equal(grey, threshold)
+
+
+def _grey(image: Image.Image) -> NDArray[np.uint8]:
+    if image.mode in ("P", "PA"):
+        image = image.convert("RGBA")
+    if _is_wide(image):
+        return _to_8_bit(np.asarray(image))
+    return np.array(image.convert("L"), dtype=np.uint8)
+
+
+def _is_wide(image: Image.Image) -> bool:
+    """More than 8 bits a value: 16 or 32 bit integers (``I``, ``I;16``) or floats (``F``)."""
+    return image.mode.startswith("I") or image.mode == "F"
+
+
+def _is_coloured(image: Image.Image) -> bool:
+    """Does any palette entry that the pixels use have a colour?"""
+    palette = np.array(image.getpalette("RGB") or [], dtype=np.uint8).reshape(-1, 3)
+    used = np.unique(np.asarray(image))
+    colours = palette[used[used < len(palette)]]
+    return bool((colours != colours[:, :1]).any())
+
+
+def _to_8_bit(values: NDArray[np.generic]) -> NDArray[np.uint8]:
+    """Wide integers or floats to 0..255. NaN counts as 0."""
+    if np.issubdtype(values.dtype, np.floating):
+        numbers = np.nan_to_num(values.astype(np.float64), nan=0.0, posinf=255.0, neginf=0.0)
+        scale = 255.0 if numbers.max(initial=0.0) <= 1.0 else 1.0
+        return np.rint(np.clip(numbers * scale, 0, 255)).astype(np.uint8)
+    whole = np.clip(values.astype(np.int64), 0, 65535)
+    return (whole >> 8 if whole.max(initial=0) > 255 else whole).astype(np.uint8)
+
+
+def _too_large(path: Path, found: str) -> ImageError:
+    return ImageError(
+        f"{path}: too large ({found}), expected at most {MAX_PIXELS} pixels", hint="shrink it or cut it into tiles"
+    )
+
+
+def _unreadable(path: Path, exc: Exception) -> ImageError:
+    if isinstance(exc, FileNotFoundError):
+        return ImageError(f"{path}: no such file", hint="restore this file or remove its partner")
+    if isinstance(exc, Image.DecompressionBombError | Image.DecompressionBombWarning):
+        return _too_large(path, str(exc))
+    why = "not an image" if isinstance(exc, UnidentifiedImageError) else " ".join(str(exc).split())
+    return ImageError(f"{path}: cannot be read: {why or type(exc).__name__}", hint=_HINT)

@@ -1,0 +1,30 @@
+"""Small work on many files by several threads; decoding and hashing release the interpreter lock."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
+
+from samcl_core.progress import Progress
+
+__all__ = ["map_files"]
+
+_T = TypeVar("_T")
+_R = TypeVar("_R")
+_MAX_WORKERS = 8
+
+
+def map_files(work: Callable[[_T], _R], items: Sequence[_T], progress: Progress, what: str) -> list[_R]:
+    """``[work(item) for item in items]`` by threads: results in order, the first error raised, the rest not started."""
+    results: list[_R] = []
+    progress(what, 0, len(items))
+    pool = ThreadPoolExecutor(max_workers=min(_MAX_WORKERS, os.cpu_count() or 1))
+    try:
+        for result in pool.map(work, items):
+            results.append(result)
+            progress(what, len(results), len(items))
+    finally:
+        pool.shutdown(cancel_futures=True)
+    return results
