@@ -1,1 +1,24 @@
-"""TODO."""
+"""Training of one module: the prefix cache, losses, schedules, checkpoints and the loop."""
+
+from __future__ import annotations
+
+from samcl_core.training.checkpoint import clear_checkpoint
+from samcl_core.training.data import MaskCache, masks_of, prompts_of
+from samcl_core.training.loop import TrainResult, train_module
+from samcl_core.training.losses import LossParts, mask_loss, resize_logits
+from samcl_core.training.prefix_cache import PrefixCache
+from samcl_core.training.schedule import learning_rate
+
+__all__ = [
+    "LossParts",
+    "MaskCache",
+    "PrefixCache",
+    "TrainResult",
+    "clear_checkpoint",
+    "learning_rate",
+    "mask_loss",
+    "masks_of",
+    "prompts_of",
+    "resize_logits",
+    "train_module",
+]

@@ -1,0 +1,238 @@
+"""Train one module on cached prefixes. The recipe is ``train_module``, top to bottom."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+import samcl_core
+from samcl_core.adapters.base import Adapter, ModuleTensors
+from samcl_core.backbones.base import Backbone, Prefix, Prompts
+from samcl_core.config import PROFILES, TrainParams
+from samcl_core.domains.layout import Sample
+from samcl_core.errors import SamclError, TrainingError
+from samcl_core.files import digest_json
+from samcl_core.progress import Progress, silent
+from samcl_core.training.checkpoint import TrainState, load_checkpoint, save_checkpoint
+from samcl_core.training.data import MaskCache, prompts_of
+from samcl_core.training.losses import mask_loss, resize_logits
+from samcl_core.training.prefix_cache import PrefixCache
+from samcl_core.training.schedule import learning_rate
+
+__all__ = ["Batch", "TrainResult", "train_module", "training_key"]
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """A trained module.
+
+    Attributes:
+        tensors: float32 on the CPU, in the order of ``adapter.shapes()``.
+        curve: one entry an epoch: ``epoch`` (from 1), ``step`` (done so far), ``lr`` (of the last step), ``focal``,
+            ``dice``, ``iou``, ``total`` (means over the epoch's batches, weighted by their size) and ``seconds``, which
+            differs from run to run and belongs in no digest.
+    """
+
+    tensors: ModuleTensors
+    curve: list[dict[str, float]]
+
+
+@dataclass(frozen=True)
+class Batch:
+    """What one step needs, on the CPU. ``masks`` is (B, S, S) uint8 at the size of the loss."""
+
+    prefix: Prefix
+    prompts: Prompts
+    masks: Tensor
+
+
+def train_module(
+    backbone: Backbone,
+    adapter: Adapter,
+    cache: PrefixCache,
+    samples: Sequence[Sample],
+    options: TrainParams,
+    *,
+    seed: int,
+    checkpoint: Path | None = None,
+    progress: Progress = silent,
+) -> TrainResult:
+    """Train a fresh module of ``adapter`` on ``samples``; nothing but its own tensors is changed.
+
+    On the CPU the result's bytes depend on the arguments alone: not on the order of ``samples``, not on what is
+    cached, and not on whether the run was killed and continued.
+
+    Args:
+        backbone: frozen, on the device where to train.
+        adapter: which kind of module.
+        cache: prefixes of ``backbone``.
+        samples: the domain's training samples.
+        options: epochs, batch size, rates and losses; null options take the default profile's value.
+        seed: initial tensors and order of the samples.
+        checkpoint: file to continue from and to write every ``checkpoint_every_epochs`` epochs; it stays after the
+            end, so that nothing is lost until the caller has stored the result and calls ``clear_checkpoint``.
+        progress: called after each step.
+
+    Raises:
+        TrainingError: there are no samples, the loss is not finite, or a frozen weight moved.
+        PromptError: a sample has no prompt.
+        ImageError: an image or mask cannot be read.
+        DataError: an image is not the one of the manifest any more.
+    """
+    options = options.model_copy(update=_defaults(options))
+    samples = sorted(samples, key=lambda sample: sample.id)
+    if not samples:
+        raise TrainingError("there are 0 training samples, expected at least 1", hint="samcl ingest")
+    steps_per_epoch = math.ceil(len(samples) / options.batch_size)
+    num_steps = steps_per_epoch * options.epochs
+    frozen = backbone.weights_digest()
+    masks = MaskCache(backbone.image_size)
+    cache.warm(samples, progress)
+
+    key = training_key(backbone, adapter, cache, samples, options, seed)
+    resumed = None if checkpoint is None else load_checkpoint(checkpoint, key)
+    state = resumed or TrainState(0, adapter.fresh(seed))
+    tensors = {name: state.tensors[name].detach().to(backbone.device, copy=True) for name in adapter.shapes()}
+    adam = torch.optim.Adam([tensor.requires_grad_() for tensor in tensors.values()], lr=options.lr)
+    state.restore(adam, tensors)
+    curve = list(state.curve)
+
+    for epoch in range(state.epoch, options.epochs):
+        started = time.perf_counter()
+        step = epoch * steps_per_epoch
+        sums = dict.fromkeys(("focal", "dice", "iou", "total"), 0.0)
+        for batch in _batches(backbone, cache, masks, samples, _order(len(samples), seed, epoch), options.batch_size):
+            adam.param_groups[0]["lr"] = _rate(options, step, num_steps)
+            parts = _step(backbone, adapter, tensors, batch, options, adam)
+            if not math.isfinite(parts["total"]):
+                raise _diverged(options, epoch, step, f"the loss is {parts['total']}")
+            sums = {name: total + parts[name] * len(batch.masks) for name, total in sums.items()}
+            step += 1
+            progress(f"epoch {epoch + 1}/{options.epochs}, loss {parts['total']:.4f}", step, num_steps)
+        if not all(bool(torch.isfinite(tensor).all()) for tensor in tensors.values()):
+            raise _diverged(options, epoch, step - 1, "the module holds NaN or infinite weights")
+        means = {name: total / len(samples) for name, total in sums.items()}
+        rate = _rate(options, step - 1, num_steps)
+        seconds = time.perf_counter() - started
+        curve.append({"epoch": epoch + 1, "step": step, "lr": rate, **means, "seconds": seconds})
+        is_due = (epoch + 1) % options.checkpoint_every_epochs == 0 or epoch + 1 == options.epochs
+        if checkpoint is not None and is_due:
+            _save(checkpoint, key, TrainState.of(epoch + 1, tensors, adam, curve), progress, step, num_steps)
+
+    if backbone.weights_digest() != frozen:
+        raise TrainingError(f"training changed the frozen weights of {backbone.name}; the module is not usable")
+    return TrainResult({name: tensor.detach().cpu() for name, tensor in tensors.items()}, curve)
+
+
+def training_key(
+    backbone: Backbone, adapter: Adapter, cache: PrefixCache, samples: Sequence[Sample], options: TrainParams, seed: int
+) -> str:
+    """Digest of everything the trained tensors depend on. ``samples`` are sorted by id."""
+    data = [[s.id, s.image_sha256, s.mask_sha256, s.points, s.labels, s.box] for s in samples]
+    return digest_json(
+        {
+            "options": options.model_dump(exclude={"checkpoint_every_epochs"}),
+            "adapter": [adapter.kind, adapter.parameters(), list(adapter.shapes().items())],
+            "backbone": [backbone.name, backbone.sha256, backbone.preprocessing, backbone.image_size],
+            "cache_dtype": cache.dtype,
+            "data": data,
+            "seed": seed,
+            "device": backbone.device.type,
+            "versions": [samcl_core.__version__, torch.__version__],
+        }
+    )
+
+
+def _defaults(options: TrainParams) -> dict[str, Any]:
+    return {name: value for name, value in PROFILES["default"]["train"].items() if getattr(options, name) is None}
+
+
+def _order(count: int, seed: int, epoch: int) -> list[int]:
+    """The samples' order in one epoch; it needs no state of the epochs before it."""
+    digest = hashlib.sha256(f"samcl.train.order:{seed}:{epoch}".encode()).digest()
+    order: list[int] = np.random.default_rng(int.from_bytes(digest[:16], "big")).permutation(count).tolist()
+    return order
+
+
+def _rate(options: TrainParams, step: int, num_steps: int) -> float:
+    return learning_rate(
+        step,
+        num_steps=num_steps,
+        epochs=options.epochs,
+        lr=options.lr,
+        lr_min=options.lr_min,
+        schedule=options.schedule or "cosine",
+        warmup_frac=options.warmup_frac,
+    )
+
+
+def _step(
+    backbone: Backbone,
+    adapter: Adapter,
+    tensors: ModuleTensors,
+    batch: Batch,
+    options: TrainParams,
+    adam: torch.optim.Adam,
+) -> dict[str, float]:
+    """One update; returns the loss before it."""
+    device = backbone.device
+    prompts = batch.prompts.to(device)
+    truth = batch.masks.to(device, non_blocking=True)
+    prefix = batch.prefix.to(device, non_blocking=True)
+    found = backbone.suffix(prefix, prompts, adapter.hooks(tensors, prompts), training=True)
+    logits = resize_logits(found.logits, truth.shape[-1], options.upsampling or "bilinear")
+    loss = mask_loss(logits, truth, found.iou, options.loss_reduction or "mean")
+    adam.zero_grad()
+    loss.total.backward()  # type: ignore[no-untyped-call]
+    adam.step()
+    return loss.values()
+
+
+def _batches(
+    backbone: Backbone, cache: PrefixCache, masks: MaskCache, samples: Sequence[Sample], order: list[int], size: int
+) -> Iterator[Batch]:
+    """The batches of one epoch; beside a GPU the next one is gathered while the current one is computed."""
+
+    def gather(start: int) -> Batch:
+        chosen = [samples[row] for row in order[start : start + size]]
+        return Batch(cache.get(chosen), prompts_of(chosen), masks.get(chosen))
+
+    starts = range(0, len(order), size)
+    return map(gather, starts) if backbone.device.type == "cpu" else _ahead(gather, starts)
+
+
+def _ahead(gather: Any, starts: Iterable[int]) -> Iterator[Batch]:
+    with ThreadPoolExecutor(1) as pool:
+        pending = None
+        for start in starts:
+            following = pool.submit(gather, start)
+            if pending is not None:
+                yield pending.result()
+            pending = following
+        if pending is not None:
+            yield pending.result()
+
+
+def _save(path: Path, key: str, state: TrainState, progress: Progress, step: int, num_steps: int) -> None:
+    """Write a checkpoint; a full disk costs the possibility to continue, not the training."""
+    try:
+        save_checkpoint(path, key, state)
+    except SamclError as exc:
+        progress(f"no checkpoint of epoch {state.epoch}: {exc.message}", step, num_steps)
+
+
+def _diverged(options: TrainParams, epoch: int, step: int, what: str) -> TrainingError:
+    return TrainingError(
+        f"{what} in epoch {epoch + 1}, step {step + 1}; expected finite numbers",
+        hint=f"set train.lr in params.yaml (or modules.<domain>.train.lr) lower than {options.lr:g} and run it again",
+    )
