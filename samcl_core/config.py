@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 from ruamel.yaml import YAML
@@ -41,7 +42,7 @@ PROFILES: dict[str, dict[str, dict[str, Any]]] = {
         "prompts": {},
         "adapter": {"window_heatmap": "shrink", "neck_axes": "transposed", "point_labels": "ignored"},
         "train": {"schedule": "cosine_per_iteration", "upsampling": "nearest", "loss_reduction": "reference"},
-        "selector": {"classes": "fixed", "fallback": "never"},
+        "selector": {"classes": "fixed", "fallback": "never", "min_steps": 0},
         "evaluate": {"upsampling": "nearest"},
     },
     "default": {
@@ -49,7 +50,7 @@ PROFILES: dict[str, dict[str, dict[str, Any]]] = {
         "prompts": {},
         "adapter": {"window_heatmap": "crop", "neck_axes": "image", "point_labels": "signed"},
         "train": {"schedule": "cosine", "upsampling": "bilinear", "loss_reduction": "mean"},
-        "selector": {"classes": "growing", "fallback": "novelty"},
+        "selector": {"classes": "growing", "fallback": "novelty", "min_steps": 300},
         "evaluate": {"upsampling": "bilinear"},
     },
 }
@@ -77,6 +78,10 @@ Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
 class _Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+_SectionT = TypeVar("_SectionT", bound=_Section)
+_TABLES = ("domains", "modules", "stream")
 
 
 class BackboneParams(_Section):
@@ -135,6 +140,12 @@ class TrainParams(_Section):
     loss_reduction: Literal["mean", "reference"] | None = None
     checkpoint_every_epochs: int = Field(1, ge=1)
 
+    @model_validator(mode="after")
+    def _rate_falls(self) -> TrainParams:
+        if self.lr_min > self.lr:
+            raise ValueError(f"lr_min is {self.lr_min:g}, expected at most lr, which is {self.lr:g}")
+        return self
+
 
 class SelectorParams(_Section):
     """How the module is chosen from the embedding."""
@@ -142,6 +153,7 @@ class SelectorParams(_Section):
     kind: Literal["mlp", "gaussian"] = "mlp"
     buffer_size: int = Field(300, ge=1, le=100_000, description="stored embeddings per domain (mlp)")
     epochs: int = Field(25, ge=1)
+    min_steps: int | None = Field(None, ge=0, description="with few images more epochs, until this many steps (mlp)")
     batch_size: int = Field(24, ge=2)
     lr: float = Field(0.01, gt=0)
     classes: Literal["growing", "fixed"] | None = None
@@ -184,7 +196,7 @@ class ModuleParams(_Section):
 
 
 class StepParams(_Section):
-    """One bank version: the bank of ``previous`` plus this domain's module. The first step's ``previous`` is ``base``."""
+    """One bank version: the bank of ``previous`` plus this domain's module. The first ``previous`` is ``base``."""
 
     previous: str = "base"
 
@@ -213,62 +225,37 @@ class Params(_Section):
     def _fill_from_profile(cls, values: Any) -> Any:
         if not isinstance(values, dict):
             return values
-        filled = dict(values)
-        backbone = filled.get("backbone") or {}
+        filled = {key: _without_nulls(key, value) for key, value in values.items() if value is not None}
+        backbone = filled.get("backbone", {})
         is_sam2 = isinstance(backbone, dict) and str(backbone.get("name", "")).startswith("sam2")
-        for section, options in PROFILES.get(filled.get("profile", "default"), {}).items():
+        for section, options in PROFILES.get(str(filled.get("profile", "default")), {}).items():
             given = filled.get(section, {})
-            if not isinstance(given, dict | None):
+            if not isinstance(given, dict):
                 continue
-            kept = {key: value for key, value in (given or {}).items() if value is not None}
             # The published code changed the mask upsampling of SAM only; its SAM 2 path kept the official bilinear one.
             published = {"upsampling": "bilinear"} if is_sam2 and "upsampling" in options else {}
-            filled[section] = {**options, **published, **kept}
+            filled[section] = {**options, **published, **given}
         return filled
 
     @model_validator(mode="after")
     def _names_agree(self) -> Params:
-        problems = []
-        folded: dict[str, str] = {}
-        for name in self.domains:
-            other = folded.setdefault(name.lower(), name)
-            if other != name:
-                problems.append(
-                    f"domains {other!r} and {name!r} differ only in case; some file systems cannot hold both"
-                )
-        learnt = {name for name, domain in self.domains.items() if domain.role == "learn"}
-        for name in sorted(set(self.modules) ^ learnt):
-            if name in learnt:
-                problems.append(f"domains.{name} has role 'learn' but is not under modules; add `{name}: {{}}` there")
-            else:
-                problems.append(f"modules.{name} is not under domains with role 'learn'")
-        seen = {"base"}
-        previous = "base"
-        for name, step in self.stream.items():
-            if name not in learnt:
-                problems.append(f"stream.{name} is not under domains with role 'learn'")
-            if step.previous != previous:
-                problems.append(
-                    f"stream.{name}.previous is {step.previous!r}, expected {previous!r} (the step before it)"
-                )
-            previous = name
-            seen.add(name)
-        for name in self.modules:
-            try:
-                self.adapter_of(name), self.train_of(name)
-            except ValidationError as exc:
-                problems += [f"modules.{name}: {line}" for line in _explain(exc)]
+        roles = {name: domain.role for name, domain in self.domains.items()}
+        previous = {name: step.previous for name, step in self.stream.items()}
+        problems = _name_problems(roles, list(self.modules), previous)
+        for name, overrides in self.modules.items():
+            for section, values in (("adapter", overrides.adapter), ("train", overrides.train)):
+                problems += _override_problems(getattr(self, section), values, f"modules.{name}.{section}")
         if problems:
             raise ValueError("\n".join(problems))
         return self
 
     def adapter_of(self, domain: str) -> AdapterParams:
         """``adapter`` with the overrides of ``domain``."""
-        return AdapterParams.model_validate({**self.adapter.model_dump(), **self.modules[domain].adapter})
+        return _overridden(self.adapter, self.modules[domain].adapter)
 
     def train_of(self, domain: str) -> TrainParams:
         """``train`` with the overrides of ``domain``."""
-        return TrainParams.model_validate({**self.train.model_dump(), **self.modules[domain].train})
+        return _overridden(self.train, self.modules[domain].train)
 
     def names(self, role: str) -> tuple[str, ...]:
         """Names of the domains with ``role``, in the order of the file."""
@@ -279,17 +266,72 @@ class Params(_Section):
         return tuple(self.stream)
 
 
-def _explain(exc: ValidationError) -> list[str]:
+def _without_nulls(key: str, value: Any) -> Any:
+    """A section without its null options; in the tables null entries (``Kvasir:``) are empty ones."""
+    if not isinstance(value, dict):
+        return value
+    if key in _TABLES:
+        return {name: {} if entry is None else _without_nulls("", entry) for name, entry in value.items()}
+    return {name: entry for name, entry in value.items() if entry is not None}
+
+
+def _name_problems(roles: Mapping[str, str], modules: Sequence[str], previous: Mapping[str, str]) -> list[str]:
+    """What is wrong between the tables ``domains``, ``modules`` and ``stream``."""
+    problems = []
+    folded: dict[str, str] = {}
+    for name in roles:
+        if (other := folded.setdefault(name.lower(), name)) != name:
+            problems.append(f"domains {other!r} and {name!r} differ only in case; some file systems cannot hold both")
+    learnt = {name for name, role in roles.items() if role == "learn"}
+    problems += [
+        f"domains.{name} has role 'learn' but is not under modules; add `{name}: {{}}` there"
+        for name in sorted(learnt - set(modules))
+    ]
+    problems += [f"modules.{name} is not under domains with role 'learn'" for name in sorted(set(modules) - learnt)]
+    expected = "base"
+    for name, found in previous.items():
+        if name not in learnt:
+            problems.append(f"stream.{name} is not under domains with role 'learn'")
+        if found != expected:
+            problems.append(f"stream.{name}.previous is {found!r}, expected {expected!r} (the step before it)")
+        expected = name
+    return problems
+
+
+def _override_problems(section: _Section, values: Mapping[str, Any], where: str) -> list[str]:
+    try:
+        _overridden(section, values)
+    except ValidationError as exc:
+        return _explain(exc, where)
+    return []
+
+
+def _overridden(section: _SectionT, values: Mapping[str, Any]) -> _SectionT:
+    given = {key: value for key, value in values.items() if value is not None}
+    return type(section).model_validate({**section.model_dump(), **given})
+
+
+def _explain(exc: ValidationError, prefix: str = "") -> list[str]:
     lines = []
     for error in exc.errors():
-        where = ".".join(str(part) for part in error["loc"])
+        parts = [str(part) for part in error["loc"] if part != "[key]"]
+        where = ".".join([prefix, *parts] if prefix else parts)
+        start = f"{where}: " if where else ""
         if error["type"] == "value_error":
-            lines += [f"{where}: {part}" if where else part for part in str(error["ctx"]["error"]).split("\n")]
+            lines += [f"{start}{part}" for part in str(error["ctx"]["error"]).split("\n")]
         elif error["type"] == "extra_forbidden":
-            lines.append(f"{where}: unknown option (value {error['input']!r})")
+            lines.append(f"{start}unknown option (value {error['input']!r})")
         else:
-            lines.append(f"{where}: {error['msg'][:1].lower()}{error['msg'][1:]}, found {error['input']!r}")
+            lines.append(f"{start}{error['msg'][:1].lower()}{error['msg'][1:]}, found {error['input']!r}")
     return lines
+
+
+def _table(values: Mapping[Any, Any], key: str) -> dict[str, dict[str, Any]]:
+    """A table as far as it can be read: entries that are no mappings are empty."""
+    table = values.get(key)
+    if not isinstance(table, dict):
+        return {}
+    return {str(name): entry if isinstance(entry, dict) else {} for name, entry in table.items()}
 
 
 def parse_params(values: Any, source: str = "params.yaml") -> Params:
@@ -303,7 +345,13 @@ def parse_params(values: Any, source: str = "params.yaml") -> Params:
     try:
         return Params.model_validate(values)
     except ValidationError as exc:
-        raise ConfigError(source, _explain(exc), hint=f"correct {source}; docs/params.md lists every option") from exc
+        problems = _explain(exc)
+        # With a bad value anywhere the model never compares the tables; the person still wants to know.
+        roles = {name: str(entry.get("role", "learn")) for name, entry in _table(values, "domains").items()}
+        previous = {name: str(entry.get("previous", "base")) for name, entry in _table(values, "stream").items()}
+        also = _name_problems(roles, list(_table(values, "modules")), previous)
+        problems += [problem for problem in also if problem not in problems]
+        raise ConfigError(source, problems, hint=f"correct {source}; docs/params.md lists every option") from exc
 
 
 def load_params(path: Path) -> Params:

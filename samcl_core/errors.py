@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 __all__ = [
     "BackboneMismatch",
@@ -38,6 +39,16 @@ class SamclError(Exception):
         self.message = message
         self.hint = hint
         super().__init__(f"{message}\n  next: {hint}" if hint else message)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Errors come back from worker processes; the default would call a subclass's own __init__ with the message alone.
+        return _rebuilt, (type(self), self.args), self.__dict__
+
+
+def _rebuilt(cls: type[SamclError], args: tuple[Any, ...]) -> SamclError:
+    error = cls.__new__(cls)
+    error.args = args
+    return error
 
 
 class UsageError(SamclError):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import errno
+import glob
 import hashlib
 import json
 import os
@@ -30,6 +31,8 @@ __all__ = [
 _CHUNK_BYTES = 1 << 20
 _AT_FDCWD = -100
 _RENAME_EXCHANGE = 2
+_OLD = ".old."
+_DISK_PROBLEMS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO})
 
 
 def sha256_file(path: Path) -> str:
@@ -52,7 +55,7 @@ def digest_json(value: Any) -> str:
 
 
 def digest_files(folder: Path) -> dict[str, str]:
-    """Relative POSIX path to sha256 of every regular file below ``folder``, sorted. DVC's ``.gitignore`` does not count."""
+    """Relative POSIX path to sha256 of every file below ``folder``, sorted. DVC's ``.gitignore`` does not count."""
     files = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != ".gitignore")
     return {path.relative_to(folder).as_posix(): sha256_file(path) for path in files}
 
@@ -63,9 +66,10 @@ def write_atomic(path: Path, data: bytes) -> None:
     Raises:
         SamclError: the disk is full or the folder cannot be written; ``path`` is as it was.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
+    name: str | None = None
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
         with os.fdopen(handle, "wb") as stream:
             stream.write(data)
             stream.flush()
@@ -73,14 +77,23 @@ def write_atomic(path: Path, data: bytes) -> None:
         Path(name).chmod(0o644)
         Path(name).replace(path)
     except OSError as exc:
-        Path(name).unlink(missing_ok=True)
-        raise SamclError(
-            f"cannot write {path}: {exc.strerror or exc}",
-            hint="free disk space or permissions, then run the same command again",
-        ) from exc
+        _discard(name)
+        raise _cannot_write(path, exc) from exc
     except BaseException:
-        Path(name).unlink(missing_ok=True)
+        _discard(name)
         raise
+
+
+def _discard(name: str | None) -> None:
+    if name is not None:
+        Path(name).unlink(missing_ok=True)
+
+
+def _cannot_write(path: Path, exc: OSError) -> SamclError:
+    return SamclError(
+        f"cannot write {path}: {exc.strerror or exc}",
+        hint="free disk space or permissions, then run the same command again",
+    )
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -91,7 +104,8 @@ def write_json(path: Path, value: Any) -> None:
 def replace_folder(source: Path, target: Path) -> None:
     """Put folder ``source`` in the place of ``target`` (same file system) and delete what stood there.
 
-    Where the system can, both names are exchanged in one step, so that ``target`` is never absent.
+    Where the system can, both names are exchanged in one step, so that ``target`` is never absent. Elsewhere it is
+    absent for a moment; if the process dies in it, the next ``staged_folder`` puts the old folder back.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
     if not target.exists():
@@ -100,7 +114,7 @@ def replace_folder(source: Path, target: Path) -> None:
     if _exchange(source, target):
         shutil.rmtree(source)
         return
-    old = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}.old."))
+    old = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}{_OLD}"))
     target.rename(old / target.name)
     source.rename(target)
     shutil.rmtree(old)
@@ -124,22 +138,41 @@ def _exchange(source: Path, target: Path) -> bool:
 def staged_folder(target: Path) -> Iterator[Path]:
     """A new folder beside ``target`` that takes its place when the block ends well and vanishes when it fails.
 
-    Leftovers of killed runs (``.<name>.*.tmp``) are removed first.
+    What killed runs left beside ``target`` is removed first; one process at a time may stage the same target.
+
+    Raises:
+        SamclError: the disk is full or the folder cannot be written; ``target`` is as it was. Other errors of the
+            block, a missing input for instance, pass unchanged.
     """
-    target.parent.mkdir(parents=True, exist_ok=True)
-    for leftover in target.parent.glob(f".{target.name}.*.tmp"):
-        shutil.rmtree(leftover, ignore_errors=True)
-    staging = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}.", suffix=".tmp"))
     try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        _clean_up(target)
+        staging = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}.", suffix=".tmp"))
         staging.chmod(0o755)
+    except OSError as exc:
+        raise _cannot_write(target, exc) from exc
+    try:
         yield staging
-        replace_folder(staging, target)
     except OSError as exc:
         shutil.rmtree(staging, ignore_errors=True)
-        raise SamclError(
-            f"cannot write {target}: {exc.strerror or exc}",
-            hint="free disk space or permissions, then run the same command again",
-        ) from exc
+        if exc.errno in _DISK_PROBLEMS or str(staging) in str(exc.filename):
+            raise _cannot_write(target, exc) from exc
+        raise
     except BaseException:
         shutil.rmtree(staging, ignore_errors=True)
         raise
+    try:
+        replace_folder(staging, target)
+    except OSError as exc:
+        shutil.rmtree(staging, ignore_errors=True)
+        raise _cannot_write(target, exc) from exc
+
+
+def _clean_up(target: Path) -> None:
+    name = glob.escape(target.name)
+    for old in target.parent.glob(f".{name}{_OLD}*"):
+        if not target.exists() and (old / target.name).exists():
+            (old / target.name).rename(target)
+        shutil.rmtree(old, ignore_errors=True)
+    for leftover in target.parent.glob(f".{name}.*.tmp"):
+        shutil.rmtree(leftover, ignore_errors=True)
