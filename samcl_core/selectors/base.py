@@ -34,7 +34,7 @@ class Selector(Protocol):
     """A fitted selector.
 
     Attributes:
-        kind: ``mlp`` or ``gaussian``.
+        kind: ``plain`` (no module yet), ``mlp`` or ``gaussian``.
         domains: names that ``Choice.index`` refers to, in the order of the bank.
     """
 

@@ -1,0 +1,40 @@
+"""All modules of a bank as one set of tensors, so that one pass can serve a batch of mixed domains."""
+
+from __future__ import annotations
+
+import torch
+
+from samcl_core.adapters.base import Adapter, ModuleTensors
+from samcl_core.bank.bank import Bank
+from samcl_core.errors import BankError
+
+__all__ = ["stack_modules"]
+
+
+def stack_modules(bank: Bank, adapter: Adapter) -> ModuleTensors:
+    """Tensors of shape (M + 1, ...): row 0 changes nothing (plain SAM), row k + 1 is module k of ``bank.names``.
+
+    So a selector's index plus one is the row.
+
+    Args:
+        bank: M modules, 0 or more.
+        adapter: the one that the modules were trained with.
+
+    Raises:
+        BankError: a module is of another kind, or has other settings or shapes than ``adapter``.
+    """
+    shapes = adapter.shapes()
+    for module in bank.modules:
+        found = {name: tuple(tensor.shape) for name, tensor in module.tensors.items()}
+        for what, left, right in (
+            ("kind", module.kind, adapter.kind),
+            ("parameters", module.parameters, adapter.parameters()),
+            ("tensors", dict(sorted(found.items())), dict(sorted(shapes.items()))),
+        ):
+            if left != right:
+                raise BankError(
+                    f"module {module.domain} has {what} {left}, the adapter {adapter.kind} has {right}",
+                    hint=f"samcl step train {module.domain}",
+                )
+    rows = [adapter.null(), *(module.tensors for module in bank.modules)]
+    return {name: torch.stack([row[name].float() for row in rows]) for name in shapes}

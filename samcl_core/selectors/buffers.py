@@ -1,0 +1,76 @@
+"""What the MLP selector remembers of each class: some of its embeddings."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from samcl_core.errors import BankError
+from samcl_core.selectors.choosing import check_classes, derived_seed
+
+__all__ = ["Buffers"]
+
+
+@dataclass(frozen=True)
+class Buffers:
+    """State of the MLP selector: up to ``size`` float32 embeddings a class.
+
+    Attributes:
+        size: most embeddings that a class keeps.
+        classes: name to (n, C) float32 embeddings.
+        natural: names of the classes without a module.
+    """
+
+    size: int
+    classes: dict[str, Tensor] = field(default_factory=dict)
+    natural: tuple[str, ...] = ()
+
+    kind = "mlp"
+
+    @property
+    def dim(self) -> int | None:
+        """Width of the embeddings; ``None`` before the first class."""
+        return next((int(rows.shape[1]) for rows in self.classes.values()), None)
+
+    @property
+    def domains(self) -> tuple[str, ...]:
+        """Names of the classes with a module, in the order of arrival."""
+        return tuple(name for name in self.classes if name not in self.natural)
+
+    def added(self, name: str, embeddings: Tensor, *, seed: int, is_natural: bool = False) -> Buffers:
+        """These buffers and one class more; which rows are kept depends on ``seed`` and ``name`` alone.
+
+        Raises:
+            BankError: the class is already there, or the embeddings do not fit.
+        """
+        if name in self.classes:
+            raise BankError(f"the selector already knows {name!r}, expected a new domain")
+        check_classes({name: embeddings})
+        if self.dim not in (None, embeddings.shape[1]):
+            raise BankError(f"embeddings of {name} have width {embeddings.shape[1]}, expected {self.dim}")
+        kept = embeddings.detach().float().cpu()
+        if len(kept) > self.size:
+            generator = torch.Generator().manual_seed(derived_seed(seed, "buffer", name))
+            kept = kept[torch.randperm(len(kept), generator=generator)[: self.size].sort().values]
+        natural = (*self.natural, name) if is_natural else self.natural
+        return replace(self, classes={**self.classes, name: kept.clone()}, natural=natural)
+
+    def state(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
+        """JSON values and tensors for storage."""
+        values = {
+            "kind": self.kind,
+            "size": self.size,
+            "natural": list(self.natural),
+            "classes": {name: {"num": len(rows)} for name, rows in self.classes.items()},
+        }
+        return values, {f"buffer.{name}": rows for name, rows in self.classes.items()}
+
+    @staticmethod
+    def from_state(values: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Buffers:
+        """The buffers that ``state`` came from."""
+        classes = {name: tensors[f"buffer.{name}"] for name in values["classes"]}
+        return Buffers(int(values["size"]), classes, tuple(values["natural"]))

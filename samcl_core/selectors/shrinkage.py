@@ -1,0 +1,86 @@
+"""One covariance shared by all classes, shrunk in closed form, and the quantiles that distances are compared with."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from statistics import NormalDist
+
+import torch
+from torch import Tensor
+
+__all__ = ["MIN_INTENSITY", "Shrunk", "chi2_quantile", "shrink", "student_quantile"]
+
+MIN_INTENSITY = 0.01
+"""Least share of the isotropic target: directions in which a few embeddings never vary must not get all the weight."""
+
+
+@dataclass(frozen=True)
+class Shrunk:
+    """A shrunk covariance as its inverse Cholesky factor.
+
+    Attributes:
+        whiten: (C, C) float64; squared Mahalanobis distance of a residual r is ``|whiten @ r|^2``.
+        intensity: share of the isotropic target, 0 to 1.
+        dof: number of embeddings minus number of classes.
+    """
+
+    whiten: Tensor
+    intensity: float
+    dof: int
+
+    def distance2(self, residuals: Tensor) -> Tensor:
+        """(n, C) float64 residuals to (n,) squared Mahalanobis distances."""
+        return (residuals @ self.whiten.T).square().sum(1)
+
+
+def shrink(scatter: Tensor, num: int, num_classes: int, fourth: float) -> Shrunk | None:
+    """Covariance of residuals, shrunk towards a multiple of the identity (Ledoit and Wolf 2004, equation 14).
+
+    Args:
+        scatter: (C, C) float64, sum over all embeddings of r r^T, r being the residual from the class mean.
+        num: how many embeddings are in the sum.
+        num_classes: how many class means were taken off.
+        fourth: sum over all embeddings of |r|^4.
+
+    Returns:
+        The shrunk covariance; ``None`` when nothing varies (one embedding a class, or all alike).
+    """
+    size, dof = scatter.shape[0], num - num_classes
+    trace = float(scatter.trace())
+    if dof < 1 or trace <= 0:
+        return None
+    second = float(scatter.square().sum()) / num**2
+    spread = second / size - (trace / num / size) ** 2
+    error = (fourth / num - second) / num / size
+    intensity = min(max(error / spread, MIN_INTENSITY), 1.0) if spread > 0 else 1.0
+    covariance = (1 - intensity) * scatter / dof
+    covariance.diagonal().add_(intensity * trace / dof / size)
+    factor = torch.linalg.cholesky(covariance)
+    eye = torch.eye(size, dtype=torch.float64)
+    return Shrunk(torch.linalg.solve_triangular(factor, eye, upper=False), intensity, dof)
+
+
+def student_quantile(quantile: float, dof: int) -> float:
+    """Quantile of Student's t: exact for 2 degrees of freedom, else Cornish and Fisher's expansion (2 % at dof 3).
+
+    Raises:
+        ValueError: ``dof`` is below 2.
+    """
+    if dof < 2:
+        raise ValueError(f"dof is {dof}, expected at least 2")
+    if dof == 2:
+        return (2 * quantile - 1) / math.sqrt(2 * quantile * (1 - quantile))
+    z = NormalDist().inv_cdf(quantile)
+    return (
+        z
+        + (z**3 + z) / (4 * dof)
+        + (5 * z**5 + 16 * z**3 + 3 * z) / (96 * dof**2)
+        + (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / (384 * dof**3)
+    )
+
+
+def chi2_quantile(quantile: float, dof: float) -> float:
+    """Quantile of chi-squared with a real number of degrees of freedom (Wilson and Hilferty's cube)."""
+    spread = 2 / (9 * dof)
+    return float(dof * max(1 - spread + NormalDist().inv_cdf(quantile) * math.sqrt(spread), 0.05) ** 3)
