@@ -43,7 +43,8 @@ class AugModuleHooks:
         self._batch = len(prompts)
         self._order = {block: position for position, block in enumerate(site.blocks)}
         heat = render_heatmap(prompts.points, prompts.labels, signed=config.point_labels == "signed")
-        heat = pool_heatmap(heat, site.grid).flatten(1)[..., None].expand(-1, -1, config.rank)
+        heat = pool_heatmap(heat, site.grid).to(tensors["A.weight"].dtype)
+        heat = heat.flatten(1)[..., None].expand(-1, -1, config.rank)
         features = F.relu(self._norm("extra.norm", self._linear("extra.layer", heat)))
         self._features: Tensor = features.reshape(-1, site.grid, site.grid, config.rank)
         self._windowed: dict[int, Tensor] = {}
