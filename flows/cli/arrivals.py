@@ -1,0 +1,310 @@
+"""``samcl ingest``, ``arrive``, ``stream`` and ``demo``: data come in and are learnt."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+
+import typer
+
+from flows.cli.board import Board
+from flows.cli.output import Settings, emit_json, note, say
+
+if TYPE_CHECKING:
+    from flows.arrival import Arrival
+    from flows.cli.sources import Source
+    from samcl_core.config import Params
+
+__all__ = ["arrive", "demo", "ingest", "run_flow", "stream"]
+
+Result = TypeVar("Result")
+
+RoleOption = Annotated[
+    str | None,
+    typer.Option(help="learn, natural (what the plain model must keep) or unseen (evaluated only). Default: learn."),
+]
+FormatOption = Annotated[str, typer.Option(help="Layout of the source: auto, samcl or folders.")]
+LabelOption = Annotated[str | None, typer.Option(help="A text for people, kept in params.yaml.")]
+NameOption = Annotated[str | None, typer.Option("--domain", help="The domain's name. Default: the folder's name.")]
+KeepOption = Annotated[bool, typer.Option("--keep-server", help="Leave the workspace's Prefect server running.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as JSON; progress stays on stderr.")]
+
+
+def ingest(
+    context: typer.Context,
+    path: Annotated[Path, typer.Argument(help="Folder of one data set: images and masks.")],
+    domain: NameOption = None,
+    role: RoleOption = None,
+    format: FormatOption = "auto",
+    label: LabelOption = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Look at every file and say what would happen.")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Take a data set in without learning it: copy, version, check, split, draw points."""
+    from flows.cli.sources import domain_name
+
+    settings: Settings = context.obj
+    name = domain or domain_name(path.resolve().name)
+    values = _look(settings, path, format) if dry_run else _take_in(settings.root(), path, name, role, format, label)
+    values = {"domain": name, **values}
+    if as_json:
+        emit_json(values)
+        return
+    what = "would be" if dry_run else "is"
+    say(
+        f"{name} {what} ingested: {values['num_train']} train, {values['num_test']} test,"
+        f" {values['num_quarantined']} quarantined (format {values['format']})"
+    )
+    for file, reason in values["reasons"].items():
+        say(f"  quarantined {file}: {reason}")
+    if not dry_run:
+        note("next: samcl stream")
+
+
+def _look(settings: Settings, path: Path, format: str) -> dict[str, Any]:
+    """What an ingest of ``path`` would find; nothing is written."""
+    from flows.cli.bank import workspace_of
+    from flows.cli.output import StepProgress
+    from samcl_core.config import Params
+    from samcl_core.domains.formats import detect_format, get_format, unwrap
+    from samcl_core.domains.validation import assign_splits, check_pair
+    from samcl_core.domains.workers import map_files
+    from samcl_core.errors import UsageError
+
+    if not path.is_dir():
+        raise UsageError(f"{path} is not a folder", hint="give the folder that holds the data set")
+    workspace = workspace_of(settings)
+    params = Params() if workspace is None else workspace.params()
+    threshold = params.ingest.mask_threshold or 128
+    source = unwrap(path)
+    found = detect_format(source) if format == "auto" else get_format(format)
+    with StepProgress("looking") as progress:
+        checked = map_files(lambda pair: check_pair(pair, path, threshold), found.scan(source), progress, "images")
+    bad = {pair.key: pair.reason for pair in checked if pair.reason}
+    good = assign_splits([pair for pair in checked if not pair.reason], params.ingest.test_frac, params.seed)
+    counts = {f"num_{split}": sum(pair.split == split for pair in good) for split in ("train", "test")}
+    return {"format": found.name, **counts, "num_quarantined": len(bad), "reasons": bad, "stages": {}}
+
+
+def _take_in(root: Path, path: Path, name: str, role: str | None, format: str, label: str | None) -> dict[str, Any]:
+    from flows.cli.steps import repro_stage
+    from samcl_core.domains import Domain
+    from tasks.dvc import add_raw, check_source
+    from tasks.workspace import Workspace, check_name
+
+    workspace = Workspace(root)
+    check_name(name)
+    known = workspace.params().domains.get(name)
+    check_source(root, path, name)
+    workspace.refresh_code()
+    with Board() as board:
+        workspace.declare(name, role or (known.role if known else "learn"), format, label)
+        board.started(f"receive@{name}")
+        board.ended(f"receive@{name}", "ran" if add_raw(root, path, name) else "skipped")
+        for target in (f"ingest@{name}", f"points@{name}"):
+            board.run(target, partial(repro_stage, root, target))
+    manifest = Domain(workspace.places.domain(name)).manifest()
+    is_good = manifest["status"] == "ok"
+    counts = {f"num_{split}": int((is_good & (manifest["split"] == split)).sum()) for split in ("train", "test")}
+    bad = manifest[~is_good]
+    reasons = dict(zip(bad["id"], bad["reason"], strict=True))
+    declared = workspace.params().domains[name].format
+    return {
+        "format": declared,
+        **counts,
+        "num_quarantined": len(bad),
+        "reasons": reasons,
+        "stages": board.values(),
+    }
+
+
+def arrive(
+    context: typer.Context,
+    path: Annotated[Path, typer.Argument(help="Folder of one data set: images and masks.")],
+    domain: NameOption = None,
+    role: RoleOption = None,
+    format: FormatOption = "auto",
+    label: LabelOption = None,
+    keep_server: KeepOption = False,
+    as_json: JsonOption = False,
+) -> None:
+    """One domain arrives: take it in, learn its module, publish the new bank. Repeat it to continue after any stop."""
+    from flows.cli.sources import domain_name
+    from tasks.workspace import Workspace
+
+    settings: Settings = context.obj
+    root = settings.root()
+    name = domain or domain_name(path.resolve().name)
+    known = Workspace(root).params().domains.get(name)
+    wanted = role or (known.role if known else "learn")
+    board = Board()
+
+    def call() -> Any:
+        from flows.arrival import domain_arrival
+
+        return domain_arrival(root, path.resolve(), name, wanted, format, label)
+
+    result = run_flow(root, board, call, keep_server=keep_server)
+    answer(root, [result], board, as_json=as_json)
+
+
+def stream(
+    context: typer.Context,
+    paths: Annotated[
+        list[Path] | None,
+        typer.Argument(help="Folders of domains, or one folder that holds them. None: what the workspace has."),
+    ] = None,
+    order: Annotated[str | None, typer.Option(metavar="A,B,C", help="Learn in this order. Default: by name.")] = None,
+    natural: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME", help="Natural images. Default: a folder COCO or natural*; none: no guess."),
+    ] = None,
+    unseen: Annotated[
+        list[str] | None, typer.Option(metavar="NAME", help="Evaluated and never learnt. May be repeated.")
+    ] = None,
+    format: FormatOption = "auto",
+    keep_server: KeepOption = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Domains arrive one after the other; each is learnt and published before the next. Repeat it to continue."""
+    from tasks.workspace import Workspace
+
+    settings: Settings = context.obj
+    root = settings.root()
+    params = Workspace(root).params()
+    sources = _sources(paths or [], params, order, natural or [], unseen or [])
+    if not sources:
+        _refuse_options_without_paths(order, natural, unseen)
+    board = Board()
+
+    def call() -> Any:
+        from flows.arrival import Arrival
+        from flows.stream import domain_stream
+
+        if sources:
+            return domain_stream(root, [Arrival(s.domain, str(s.path), s.role, format) for s in sources])
+        return domain_stream(root, declared_arrivals(params))
+
+    answer(root, run_flow(root, board, call, keep_server=keep_server), board, as_json=as_json)
+
+
+def _sources(
+    paths: Sequence[Path], params: Params, order: str | None, natural: Sequence[str], unseen: Sequence[str]
+) -> list[Source]:
+    from flows.cli.sources import resolve_sources
+    from samcl_core.errors import UsageError
+
+    if not paths:
+        if not params.domains:
+            raise UsageError(
+                "the workspace has no domain yet and no folder is given", hint="samcl stream FOLDER_OF_DOMAINS"
+            )
+        return []
+    declared = {name: domain.role for name, domain in params.domains.items()}
+    given = [name for name in (order or "").split(",") if name]
+    sources = resolve_sources(paths, natural=natural, unseen=unseen, order=given, declared=declared)
+    for source in sources:
+        if source.is_guessed:
+            note(f"{source.domain} is taken as natural images because of its name (--natural none: learn it)")
+    learnt = [source.domain for source in sources if source.role == "learn"]
+    others = [f"{source.domain} ({source.role})" for source in sources if source.role != "learn"]
+    note(
+        f"to learn, in order: {', '.join(learnt) or 'nothing'}"
+        + (f"; not learnt: {', '.join(others)}" if others else "")
+    )
+    return sources
+
+
+def _refuse_options_without_paths(order: str | None, natural: Any, unseen: Any) -> None:
+    from samcl_core.errors import UsageError
+
+    given = {"--order": order, "--natural": natural, "--unseen": unseen}
+    if wrong := [name for name, value in given.items() if value]:
+        raise UsageError(f"{wrong[0]} needs folders: without them the workspace's own stream is continued")
+
+
+def declared_arrivals(params: Params) -> list[Arrival]:
+    """What ``params.yaml`` declares: steps of the stream in order, then learnt domains that are not in it yet."""
+    from flows.arrival import Arrival
+
+    names = [*params.names("natural"), *params.names("unseen"), *params.steps()]
+    names += [name for name in params.names("learn") if name not in names]
+    return [Arrival(name, None, params.domains[name].role, params.domains[name].format) for name in names]
+
+
+def run_flow(root: Path, board: Board, call: Callable[[], Result], *, keep_server: bool = False) -> Result:
+    """Call a flow with a Prefect server around it; its stages are shown on ``board``, Prefect's own lines are not."""
+    # Prefect's page keeps every log line; a terminal gets the stages. Read once, when Prefect is imported.
+    os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")
+    from tasks.server import Server, prefect_server
+
+    def ready(server: Server) -> None:
+        board.message(
+            f"Prefect: {server.page}{' (until this command ends)' if server.is_new and not keep_server else ''}"
+        )
+
+    with board, prefect_server(root, keep=keep_server, on_ready=ready):
+        from tasks.steps import watching
+
+        with watching(board):
+            return call()
+
+
+def answer(root: Path, results: Sequence[Any], board: Board, *, as_json: bool = False) -> None:
+    """What came of a flow: the R matrix, the bank, its version, where the pictures are."""
+    from dataclasses import asdict
+
+    from flows.cli.steps import answer_with_r_matrix
+    from samcl_core.stages.places import Places
+    from tasks.workspace import Workspace
+
+    workspace = Workspace(root)
+    params, places = workspace.params(), Places(root)
+    registered = next((result.registered for result in reversed(results) if result.registered), None)
+    more: dict[str, Any] = {
+        "workspace": str(root),
+        "results": [asdict(result) for result in results],
+        "stages": board.values(),
+        "registered": registered,
+    }
+    if not places.r_matrix.is_file():
+        emit_json(more) if as_json else say(
+            f"taken in: {', '.join(result.domain for result in results)}; nothing learnt yet"
+        )
+        return
+    answer_with_r_matrix(root, params, as_json=as_json, **more)
+    if not as_json:
+        _tell_bank(root, registered)
+
+
+def _tell_bank(root: Path, registered: dict[str, Any] | None) -> None:
+    from tasks.registry import CANDIDATE
+    from tasks.tracking import run_url
+
+    if registered is None:
+        return
+    state = "new" if registered["created"] else "registered before"
+    say(f"bank {registered['digest']}")
+    say(f"registry: {registered['name']} version {registered['version']}, {CANDIDATE} ({state})")
+    say(f"pictures: {root / 'pictures'}")
+    note(run_url(root, f"models/{registered['name']}/versions/{registered['version']}"))
+
+
+def demo(
+    context: typer.Context,
+    folder: Annotated[Path, typer.Argument(help="The workspace of the demo; made when absent.")] = Path("demo"),
+    train: Annotated[int, typer.Option(min=2, help="Training images a domain.")] = 24,
+    test: Annotated[int, typer.Option(min=1, help="Test images a domain.")] = 8,
+    epochs: Annotated[int, typer.Option(min=1, help="Epochs a module.")] = 6,
+    seed: Annotated[int, typer.Option(help="Seed of images and training.")] = 0,
+    keep_server: KeepOption = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Draw three small domains and natural images, and run them through the whole pipeline. Under five minutes."""
+    from flows.demo import DemoOptions, run_demo
+
+    options = DemoOptions(num_train=train, num_test=test, epochs=epochs, seed=seed)
+    run_demo(folder, options, keep_server=keep_server, as_json=as_json)

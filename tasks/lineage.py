@@ -1,0 +1,131 @@
+"""What a bank was made of and by: one record, the same on the MLflow version, the flow run and in tests."""
+
+from __future__ import annotations
+
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from samcl_core import __version__
+from samcl_core.config import Params
+from samcl_core.files import digest_json, sha256_file
+
+if TYPE_CHECKING:
+    from samcl_core.bank import Bank
+
+__all__ = ["Lineage", "git_state", "lineage_of"]
+
+NONE = "none"
+"""Stands for something that is not there (no commit yet, no flow run): a missing tag could also be a lost one."""
+
+
+@dataclass(frozen=True)
+class Lineage:
+    """Everything needed to find again what made a bank.
+
+    Attributes:
+        bank_digest: content digest of the bank.
+        domains: its modules in order.
+        step: number of modules.
+        backbone: name of the frozen model.
+        backbone_sha256: digest of its weights.
+        data: domain to digest of the training data its module was made from.
+        test_data: domain to digest of the test data of the last evaluation.
+        params_sha256: digest of the validated parameters (comments and order do not count).
+        code_sha256: digest of ``code.yaml``, the digests of the code of every stage.
+        dvc_lock_sha256: digest of ``dvc.lock``.
+        git_commit: commit of the workspace's repository.
+        git_dirty: tracked files differ from that commit.
+        run_id: MLflow run of the bank's evaluation.
+        flow_run_id: Prefect flow run that made it.
+        samcl_version: version of this package.
+    """
+
+    bank_digest: str
+    domains: tuple[str, ...]
+    step: int
+    backbone: str
+    backbone_sha256: str
+    data: dict[str, str]
+    test_data: dict[str, str]
+    params_sha256: str
+    code_sha256: str
+    dvc_lock_sha256: str
+    git_commit: str
+    git_dirty: bool
+    run_id: str
+    flow_run_id: str
+    samcl_version: str = __version__
+
+    def tags(self) -> dict[str, str]:
+        """The record as MLflow tags: one a value, and ``data.<domain>`` and ``test_data.<domain>`` one a domain."""
+        tags = {
+            name: str(value)
+            for name, value in self.values().items()
+            if name not in ("data", "test_data", "domains", "git_dirty")
+        }
+        tags |= {"domains": ",".join(self.domains), "git_dirty": str(self.git_dirty).lower()}
+        tags |= {f"data.{name}": digest for name, digest in self.data.items()}
+        return tags | {f"test_data.{name}": digest for name, digest in self.test_data.items()}
+
+    def values(self) -> dict[str, Any]:
+        """The record as JSON values."""
+        return {**vars(self), "domains": list(self.domains)}
+
+
+def lineage_of(
+    root: Path, params: Params, bank: Bank, *, run_id: str, flow_run_id: str | None = None, step: str
+) -> Lineage:
+    """The record of ``bank``, which is the loaded folder ``banks/<step>`` of the workspace ``root``."""
+    commit, is_dirty = git_state(root)
+    return Lineage(
+        bank_digest=bank.digest,
+        domains=tuple(bank.names),
+        step=len(bank.names),
+        backbone=bank.backbone,
+        backbone_sha256=bank.backbone_sha256,
+        data={module.domain: module.data_digest for module in bank.modules},
+        test_data=_test_digests(root, step),
+        params_sha256=digest_json(params.model_dump(mode="json")),
+        code_sha256=_file_digest(root / "code.yaml"),
+        dvc_lock_sha256=_file_digest(root / "dvc.lock"),
+        git_commit=commit,
+        git_dirty=is_dirty,
+        run_id=run_id,
+        flow_run_id=flow_run_id or NONE,
+    )
+
+
+def git_state(root: Path) -> tuple[str, bool]:
+    """Commit of the repository around ``root`` (``none`` without one) and whether tracked files below it differ."""
+    commit = _git(root, "rev-parse", "--verify", "--quiet", "HEAD")
+    if not commit:
+        return NONE, True
+    return commit, bool(_git(root, "status", "--porcelain", "--untracked-files=no", "--", "."))
+
+
+def _git(root: Path, *arguments: str) -> str:
+    try:
+        done = subprocess.run(
+            ["git", "-C", str(root), *arguments], capture_output=True, text=True, timeout=60, check=False
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
+    return done.stdout.strip() if done.returncode == 0 else ""
+
+
+def _file_digest(path: Path) -> str:
+    return sha256_file(path) if path.is_file() else NONE
+
+
+def _test_digests(root: Path, step: str) -> dict[str, str]:
+    """Domain to test data digest, from the rows that the step's evaluation wrote."""
+    path = root / "metrics" / "steps" / f"{step}.parquet"
+    if not path.is_file():
+        return {}
+    import pandas
+
+    frame = pandas.read_parquet(path, columns=["step", "domain", "test_digest"])
+    rows = frame[frame["step"] == frame["step"].max()] if len(frame) else frame
+    return {str(name): str(digest) for name, digest in zip(rows["domain"], rows["test_digest"], strict=True)}

@@ -1,0 +1,132 @@
+"""Every bank is a registered model version: the verified folder, its lineage as tags, the alias ``candidate``."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from samcl_core.config import Params
+from samcl_core.errors import BankError
+from tasks.lineage import Lineage, lineage_of
+from tasks.tracking import RegistryUnavailable, Tracker, log_evaluation, open_tracker
+
+if TYPE_CHECKING:
+    from mlflow.entities.model_registry import ModelVersion
+
+
+__all__ = ["CANDIDATE", "Registered", "RegistryUnavailable", "model_name", "register_bank"]
+
+CANDIDATE = "candidate"
+DEFAULT_MODEL = "samcl-bank"
+
+
+@dataclass(frozen=True)
+class Registered:
+    """A bank in the registry.
+
+    Attributes:
+        name: registered model.
+        version: version number, as text.
+        digest: the bank's content digest.
+        run_id: MLflow run that holds the bank's files and its evaluation.
+        created: False when this very bank was registered before.
+        lineage: the record on the version; of this call, also when the version is older.
+    """
+
+    name: str
+    version: str
+    digest: str
+    run_id: str
+    created: bool
+    lineage: dict[str, Any]
+
+    def values(self) -> dict[str, Any]:
+        """The same as JSON values."""
+        return asdict(self)
+
+
+def model_name() -> str:
+    """Name of the registered model: ``SAMCL_MODEL_NAME``, else ``samcl-bank``."""
+    return os.environ.get("SAMCL_MODEL_NAME") or DEFAULT_MODEL
+
+
+def register_bank(root: Path, params: Params, step: str, flow_run_id: str | None = None) -> Registered:
+    """Put ``banks/<step>`` into the registry as ``candidate``, exactly the bytes that were verified here.
+
+    The same bank is registered once: a second call finds the version by the bank's digest. The alias then moves only
+    for the newest step, so that going over old steps again does not bring an old bank forward.
+
+    Raises:
+        BankError: there is no such bank, or it is damaged (``IntegrityError``).
+        RegistryUnavailable: MLflow cannot be reached; the bank on disk is as it was, and the call can be repeated.
+    """
+    from samcl_core.bank import Bank
+
+    folder = root / "banks" / step
+    if not (folder / "bank.json").is_file():
+        raise BankError(f"there is no bank {folder}", hint="samcl stream")
+    with tempfile.TemporaryDirectory(prefix="samcl-register-") as scratch:
+        # A copy, then its verification, then its upload: a bank step running beside this cannot mix two banks.
+        snapshot = Path(scratch) / "bank"
+        shutil.copytree(folder, snapshot, ignore=shutil.ignore_patterns(".gitignore"))
+        bank = Bank.load(snapshot)
+        run_id = log_evaluation(root, params, step, flow_run_id=flow_run_id)
+        lineage = lineage_of(root, params, bank, run_id=run_id, flow_run_id=flow_run_id, step=step)
+        with open_tracker(root) as tracker:
+            found = _find_version(tracker, bank.digest)
+            version = found or _create_version(tracker, snapshot, lineage)
+            if found is None or step == (list(params.stream) or ["base"])[-1]:
+                tracker.client.set_registered_model_alias(model_name(), CANDIDATE, str(version.version))
+    return Registered(
+        name=model_name(),
+        version=str(version.version),
+        digest=bank.digest,
+        run_id=str(version.run_id or run_id),
+        created=found is None,
+        lineage=lineage.values(),
+    )
+
+
+def _find_version(tracker: Tracker, digest: str) -> ModelVersion | None:
+    """The ready version with this bank digest, the newest if there are several."""
+    found = tracker.client.search_model_versions(f"name = '{model_name()}' and tags.`bank_digest` = '{digest}'")
+    ready = [version for version in found if version.status == "READY"]
+    return max(ready, key=lambda version: int(version.version), default=None)
+
+
+def _create_version(tracker: Tracker, snapshot: Path, lineage: Lineage) -> ModelVersion:
+    client = tracker.client
+    _ensure_model(tracker)
+    client.log_artifacts(lineage.run_id, str(snapshot), "bank")
+    source = f"{str(client.get_run(lineage.run_id).info.artifact_uri).rstrip('/')}/bank"
+    return client.create_model_version(
+        model_name(),
+        source=source,
+        run_id=lineage.run_id,
+        tags=lineage.tags(),
+        description=_description(lineage),
+    )
+
+
+def _ensure_model(tracker: Tracker) -> None:
+    from mlflow.exceptions import MlflowException
+
+    try:
+        tracker.client.create_registered_model(
+            model_name(), description="Banks of domain modules for a frozen Segment Anything backbone."
+        )
+    except MlflowException as exc:
+        if exc.error_code != "RESOURCE_ALREADY_EXISTS":
+            raise
+
+
+def _description(lineage: Lineage) -> str:
+    names = ", ".join(lineage.domains) or "no module: the plain backbone"
+    return (
+        f"Bank after step {lineage.step} on `{lineage.backbone}`: {names}.\n\n"
+        f"Digest `{lineage.bank_digest}`. The source run holds its scores and pictures."
+    )
