@@ -41,7 +41,7 @@ class SamclError(Exception):
         super().__init__(f"{message}\n  next: {hint}" if hint else message)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        # Errors come back from worker processes; the default would call a subclass's own __init__ with the message alone.
+        # Errors come back from worker processes; the default would call a subclass's __init__ with the message alone.
         return _rebuilt, (type(self), self.args), self.__dict__
 
 

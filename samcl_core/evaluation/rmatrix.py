@@ -95,15 +95,15 @@ def score_cells(step: int, domain: str, role: str, scores: Mapping[str, Iterable
 def validate_r_matrix(frame: pd.DataFrame) -> pd.DataFrame:
     """A new frame with exactly the columns of the long form, their types, sorted by step, domain and metric.
 
+    A frame without cells is valid: it is what step 0 scores in a workspace without natural and unseen domains.
+
     Raises:
-        DataError: there is no cell; columns are missing, surplus or of another type; a number is missing or out of
-            range; a cell is there twice; a domain has two roles. All problems are listed.
+        DataError: columns are missing, surplus or of another type; a number is missing or out of range; a cell is there
+            twice; a domain has two roles. All problems are listed.
     """
     missing, surplus = sorted(set(COLUMNS) - set(frame.columns)), sorted(set(map(str, frame.columns)) - set(COLUMNS))
     if missing or surplus:
         raise _invalid([f"columns missing {missing}, unknown {surplus}; expected {list(COLUMNS)}"])
-    if frame.empty:
-        raise _invalid(["there is no cell"])
     if incomplete := [name for name in COLUMNS if name != "value" and bool(frame[name].isna().any())]:
         raise _invalid([f"column {name} has missing values" for name in incomplete])
     try:
@@ -174,7 +174,7 @@ def write_r_matrix(path: Path, frame: pd.DataFrame, metadata: Mapping[str, str] 
     valid = validate_r_matrix(frame)
     columns = {name: valid[name].tolist() for name in COLUMNS}
     buffer = io.BytesIO()
-    parquet.write_table(pa.table(columns, schema=schema), buffer, compression="zstd", store_schema=False)
+    parquet.write_table(pa.table(columns, schema=schema), buffer, compression="zstd")
     write_atomic(path, buffer.getvalue())
 
 
@@ -422,7 +422,7 @@ def _check_order(frame: pd.DataFrame, order: Sequence[str]) -> None:
     ]
     strangers = sorted(set(domains_of(frame, "learn")) - set(order))
     problems += [f"domain {name} has role 'learn' and is not in the order {list(order)}" for name in strangers]
-    if (last := int(frame["step"].max())) > len(order):
+    if (last := max(frame["step"], default=0)) > len(order):
         problems.append(f"there is a step {last}, the order has {len(order)} domains")
     if problems:
         raise _invalid(problems)

@@ -82,6 +82,8 @@ def r_matrix_csv(frame: pd.DataFrame) -> str:
         number gives the same float64. ``n`` is the largest number of images of the row.
     """
     frame = validate_r_matrix(frame)
+    if frame.empty:
+        return "step,domain,role,n\n"
     wide = frame.pivot(index=["step", "role", "domain"], columns="metric", values="value").reset_index()
     counts = frame.groupby(["step", "domain"], as_index=False)["n"].max()
     wide = wide.merge(counts, on=["step", "domain"])

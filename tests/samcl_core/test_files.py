@@ -196,7 +196,7 @@ def test_a_missing_input_is_not_reported_as_a_write_error(tmp_path: Path) -> Non
 
 def test_an_error_inside_the_new_folder_is_a_write_error(tmp_path: Path) -> None:
     with (
-        pytest.raises(SamclError, match="cannot write .*bank: No such file"),
+        pytest.raises(SamclError, match=r"cannot write .*bank: No such file"),
         staged_folder(tmp_path / "bank") as staging,
     ):
         (staging / "absent" / "x").write_bytes(b"")
