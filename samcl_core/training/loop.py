@@ -5,11 +5,11 @@ from __future__ import annotations
 import hashlib
 import math
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -30,6 +30,8 @@ from samcl_core.training.prefix_cache import PrefixCache
 from samcl_core.training.schedule import learning_rate
 
 __all__ = ["Batch", "TrainResult", "train_module", "training_key"]
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -211,7 +213,8 @@ def _batches(
     return map(gather, starts) if backbone.device.type == "cpu" else _ahead(gather, starts)
 
 
-def _ahead(gather: Any, starts: Iterable[int]) -> Iterator[Batch]:
+def _ahead(gather: Callable[[int], T], starts: Iterable[int]) -> Iterator[T]:
+    """``map`` with one call running ahead in a thread."""
     with ThreadPoolExecutor(1) as pool:
         pending = None
         for start in starts:

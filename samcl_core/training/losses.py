@@ -33,14 +33,16 @@ class LossParts:
         return dict(zip(names, numbers, strict=True))
 
 
-def resize_logits(logits: Tensor, size_px: int, mode: Literal["bilinear", "nearest"]) -> Tensor:
-    """Resize (B, 1, h, w) logits to (B, 1, size_px, size_px) float32.
+def resize_logits(
+    logits: Tensor, size_px: int | tuple[int, int], mode: Literal["bilinear", "nearest"] = "bilinear"
+) -> Tensor:
+    """Resize (B, 1, h, w) logits to a square of ``size_px`` or to (height, width), float32.
 
     ``bilinear`` (``align_corners=False``) is what the official packages do, ``nearest`` what the published SAMCL code
     does for SAM (METHOD section 5, row 6).
     """
     corners = False if mode == "bilinear" else None
-    return F.interpolate(logits.float(), size=(size_px, size_px), mode=mode, align_corners=corners)
+    return F.interpolate(logits.float(), size=size_px, mode=mode, align_corners=corners)
 
 
 def mask_loss(logits: Tensor, masks: Tensor, iou_pred: Tensor, reduction: Reduction = "mean") -> LossParts:

@@ -30,9 +30,9 @@ def test_boxes_alone_are_prompts(samples: list[Sample]) -> None:
 
 
 def test_missing_and_mixed_prompts_are_refused(samples: list[Sample]) -> None:
-    with pytest.raises(PromptError, match="train/images/1.png has no prompt"):
+    with pytest.raises(PromptError, match=r"train/images/1\.png has no prompt"):
         prompts_of([samples[0], replace(samples[1], points=(), labels=())])
-    with pytest.raises(PromptError, match="train/images/1.png has a box, unlike train/images/0.png"):
+    with pytest.raises(PromptError, match=r"train/images/1\.png has a box, unlike train/images/0\.png"):
         prompts_of([samples[0], replace(samples[1], box=(0.0, 0.0, 1.0, 1.0))])
 
 

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import math
 import os
 import signal
 import subprocess
@@ -9,7 +8,7 @@ import time
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
@@ -23,7 +22,7 @@ from samcl_core.progress import Progress, silent
 from samcl_core.tensors import load_tensors
 from samcl_core.training import PrefixCache, TrainResult, clear_checkpoint, train_module
 from samcl_core.training.checkpoint import load_checkpoint
-from samcl_core.training.loop import training_key
+from samcl_core.training.loop import _ahead, training_key
 
 HERE = Path(__file__).parent
 
@@ -78,9 +77,16 @@ def stop_at(at: int) -> Progress:
     return report
 
 
-def test_training_learns_and_moves_nothing_but_the_module(training: Training) -> None:
+def test_training_learns_a_domain_that_the_backbone_is_poor_at(case: ModuleType, training: Training) -> None:
+    case.teach_decoder(training.backbone, training.samples)
+    dim = case.with_low_contrast(training.samples)
+    curve = training.run({"epochs": 40, "batch_size": 10, "lr": 0.003}, samples=dim).curve
+    assert curve[-1]["total"] < 0.9 * curve[0]["total"]
+
+
+def test_nothing_but_the_module_moves(training: Training) -> None:
     before = training.backbone.weights_digest()
-    result = training.run({"epochs": 12})
+    result = training.run()
     assert training.backbone.weights_digest() == before
     assert not any(parameter.requires_grad for parameter in training.backbone.module.parameters())
     assert all(parameter.grad is None for parameter in training.backbone.module.parameters())
@@ -88,7 +94,6 @@ def test_training_learns_and_moves_nothing_but_the_module(training: Training) ->
     assert all(tensor.dtype == torch.float32 and not tensor.requires_grad for tensor in result.tensors.values())
     fresh = training.adapter.fresh(3)
     assert all(not torch.equal(result.tensors[name], fresh[name]) for name in fresh)
-    assert result.curve[-1]["total"] < 0.9 * result.curve[0]["total"]
 
 
 def test_curve_says_what_happened(training: Training) -> None:
@@ -135,7 +140,9 @@ def test_an_interrupted_training_continues_to_the_same_bytes(training: Training,
     assert drop == [{k: v for k, v in entry.items() if k != "seconds"} for entry in expected.curve]
 
 
-def test_a_finished_training_is_not_repeated_until_its_checkpoint_is_cleared(training: Training, tmp_path: Path) -> None:
+def test_a_finished_training_is_not_repeated_until_its_checkpoint_is_cleared(
+    training: Training, tmp_path: Path
+) -> None:
     checkpoint = tmp_path / "deep" / "run.safetensors"
     first = training.run(checkpoint=checkpoint)
     steps: list[int] = []
@@ -217,20 +224,43 @@ def test_a_checkpoint_that_cannot_be_written_is_reported_and_costs_nothing(train
 
 
 def test_a_loss_that_is_not_finite_ends_the_training(training: Training) -> None:
-    with pytest.raises(TrainingError, match=r"in epoch \d+, step \d+.*\n.*lower than 10") as caught:
-        for seed in range(3):
-            training.run({"epochs": 60, "lr": 10.0, "schedule": "constant"}, seed=seed, cache=huge(training))
-    assert "train.lr" in caught.value.hint
+    with pytest.raises(TrainingError, match=r"nan in epoch 1, step 2; expected finite") as caught:
+        training.run({"lr": 1e30})
+    assert "train.lr" in caught.value.hint and "lower than 1e+30" in caught.value.hint
 
 
-def huge(training: Training) -> PrefixCache:
-    """A cache whose features overflow in the suffix."""
-    training.backbone.module.requires_grad_(False)
-    cache = PrefixCache(None, training.backbone)
-    cache.warm(training.samples)
-    for row in cache._memory.values():
-        row["tokens"].fill_(math.inf)
-    return cache
+class WithoutGradients:
+    """An adapter whose gradients are lost to NaN while its loss is a number."""
+
+    def __init__(self, adapter: Adapter) -> None:
+        self._adapter = adapter
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._adapter, name)
+
+    def hooks(self, tensors: ModuleTensors, *arguments: Any) -> Any:
+        spoilt = {name: tensor * 1 for name, tensor in tensors.items()}
+        for tensor in spoilt.values():
+            tensor.register_hook(lambda gradient: gradient * float("nan"))
+        return self._adapter.hooks(spoilt, *arguments)
+
+
+def test_weights_that_are_lost_in_the_last_step_end_the_training(training: Training) -> None:
+    training.adapter = cast(Adapter, WithoutGradients(training.adapter))
+    with pytest.raises(TrainingError, match=r"module holds NaN or infinite weights in epoch 1, step 1"):
+        training.run({"epochs": 1, "batch_size": 10})
+
+
+def test_batches_gathered_ahead_keep_their_order_and_errors() -> None:
+    def gather(start: int) -> int:
+        if start == 8:
+            raise Stopped
+        return start
+
+    assert list(_ahead(gather, range(0, 8, 2))) == [0, 2, 4, 6]
+    assert list(_ahead(gather, range(0))) == []
+    with pytest.raises(Stopped):
+        list(_ahead(gather, range(0, 10, 2)))
 
 
 def test_frozen_weights_that_moved_are_found(training: Training) -> None:

@@ -2,9 +2,9 @@ from __future__ import annotations
 
 import os
 import resource
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
-from types import ModuleType
 
 import pytest
 import torch
@@ -127,7 +127,9 @@ def test_float16_is_stored_small_and_returned_wide(tmp_path: Path, backbone: Bac
     assert sizes[1] < 0.7 * sizes[0]
 
 
-def test_another_backbone_or_dtype_never_shares_files(tmp_path: Path, backbone: Backbone, samples: list[Sample]) -> None:
+def test_another_backbone_or_dtype_never_shares_files(
+    tmp_path: Path, backbone: Backbone, samples: list[Sample]
+) -> None:
     PrefixCache(tmp_path, backbone).get(samples[:1])
     PrefixCache(tmp_path, backbone, dtype="float16").get(samples[:1], told := Told())
     assert told.num_computed == 1
@@ -198,7 +200,8 @@ def test_files_of_the_current_run_are_never_deleted(tmp_path: Path, backbone: Ba
     first = cache.get(samples, told)
     assert {path.stem for path in stored(tmp_path)} == {sample.image_sha256 for sample in samples[:2]}
     assert sum("takes no more: full" in what for what, _, _ in told.calls) == 1
-    assert equal(cache.get(samples, told := Told()), first) and not told.calls  # memory holds the rest
+    again = cache.get(samples, told := Told())  # memory holds the rest
+    assert equal(again, first) and not told.calls
 
 
 def test_leftovers_of_killed_writers_are_deleted(tmp_path: Path, backbone: Backbone, samples: list[Sample]) -> None:
@@ -225,7 +228,8 @@ def test_a_full_disk_costs_the_files_and_not_the_run(
     assert equal(first, direct(backbone, samples[:3]))
     assert sum("cannot write below" in what for what, _, _ in told.calls) == 1
     assert not stored(tmp_path / "cache") and not list((tmp_path / "cache").rglob("*.tmp"))
-    assert equal(cache.get(samples[:3], told := Told()), first) and not told.calls
+    again = cache.get(samples[:3], told := Told())
+    assert equal(again, first) and not told.calls
 
 
 def test_warming_stops_when_nothing_can_be_kept(backbone: Backbone, samples: list[Sample]) -> None:
@@ -251,5 +255,10 @@ def test_batches_ahead_of_a_gpu_give_the_same_features(backbone: Backbone, sampl
     torch.testing.assert_close(batched.tokens, direct(backbone, samples).tokens)
 
 
-def test_case_is_real(case: ModuleType) -> None:
-    assert case.NUM == 10
+def test_several_users_share_the_files(tmp_path: Path, backbone: Backbone, samples: list[Sample]) -> None:
+    expected = direct(backbone, samples)
+    with ThreadPoolExecutor(4) as pool:
+        caches = [PrefixCache(tmp_path, backbone) for _ in range(3)]
+        found = list(pool.map(lambda cache: cache.get(samples), [*caches, caches[0]]))
+    assert all(equal(prefix, expected) for prefix in found)
+    assert len(stored(tmp_path)) == len(samples) and not list(tmp_path.rglob("*.tmp"))

@@ -1,13 +1,16 @@
-"""A small real training task. As a program it is the process that a test kills: FOLDER OUT CHECKPOINT SECONDS_A_STEP."""
+"""A small real training task. As a program (FOLDER OUT CHECKPOINT SECONDS_A_STEP) it is what a test kills."""
 
 from __future__ import annotations
 
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import torch
 from PIL import Image
+from torch.nn import functional as F
 
 from samcl_core.adapters import build_adapter
 from samcl_core.adapters.base import Adapter
@@ -16,7 +19,7 @@ from samcl_core.config import TrainParams
 from samcl_core.domains.layout import Sample
 from samcl_core.files import sha256_file
 from samcl_core.tensors import save_tensors
-from samcl_core.training import PrefixCache, train_module
+from samcl_core.training import PrefixCache, mask_loss, masks_of, prompts_of, resize_logits, train_module
 
 NUM = 10
 OPTIONS = TrainParams(
@@ -57,6 +60,33 @@ def write_samples(folder: Path, num: int = NUM) -> list[Sample]:
             )
         )
     return samples
+
+
+def teach_decoder(backbone: Backbone, samples: list[Sample], num_steps: int = 100) -> None:
+    """Give the random decoder a task it can do a little, so that there is something for a module to adapt."""
+    prefix, prompts, masks = PrefixCache(None, backbone).get(samples), prompts_of(samples), masks_of(samples, 64)
+    parameters = list(backbone.module.mask_decoder.parameters())
+    adam = torch.optim.Adam([parameter.requires_grad_() for parameter in parameters], lr=5e-3)
+    for _ in range(num_steps):
+        found = backbone.suffix(prefix, prompts, training=True)
+        logits = resize_logits(found.logits, 64, "bilinear")
+        loss = mask_loss(logits, masks, found.iou).total + 5 * F.binary_cross_entropy_with_logits(logits[:, 0], masks)
+        adam.zero_grad()
+        loss.backward()
+        adam.step()
+    for parameter in parameters:
+        parameter.requires_grad_(False)
+        parameter.grad = None
+
+
+def with_low_contrast(samples: list[Sample]) -> list[Sample]:
+    """The same scenes at half the contrast, as another domain."""
+    changed = []
+    for sample in samples:
+        path = sample.image.with_name(f"low_{sample.image.name}")
+        Image.fromarray((np.asarray(Image.open(sample.image)) * 0.5 + 60).astype(np.uint8)).save(path)
+        changed.append(replace(sample, image=path, image_sha256=sha256_file(path)))
+    return changed
 
 
 def small_adapter(backbone: Backbone) -> Adapter:
