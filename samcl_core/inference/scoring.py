@@ -12,10 +12,9 @@ from torch import Tensor
 from samcl_core.config import EvaluateParams
 from samcl_core.domains import Sample, load_mask
 from samcl_core.evaluation.metrics import mask_metrics
-from samcl_core.inference.segmenter import Segmenter, upsample
+from samcl_core.inference.segmenter import Segmenter
 from samcl_core.progress import Progress, silent
-from samcl_core.training.data import masks_of, prompts_of
-from samcl_core.training.prefix_cache import PrefixCache
+from samcl_core.training import PrefixCache, masks_of, prompts_of, resize_logits
 
 __all__ = ["score_samples"]
 
@@ -72,13 +71,13 @@ def _metrics(logits: Tensor, samples: Sequence[Sample], size_px: int, params: Ev
     mode = params.upsampling or "bilinear"
     if params.resolution == "model":
         truth = masks_of(samples, size_px).to(logits.device) > 0.5
-        found = upsample(logits, (size_px, size_px), mode)[:, 0] > 0
+        found = resize_logits(logits, size_px, mode)[:, 0] > 0
         return {name: values.tolist() for name, values in mask_metrics(found, truth, params.boundary_frac).items()}
     columns: dict[str, list[float]] = defaultdict(list)
     for position, sample in enumerate(samples):
         truth = torch.from_numpy(load_mask(sample.mask))[None].to(logits.device)
         height, width = truth.shape[-2:]
-        found = upsample(logits[position : position + 1], (height, width), mode)[:, 0] > 0
+        found = resize_logits(logits[position : position + 1], (height, width), mode)[:, 0] > 0
         for name, values in mask_metrics(found, truth, params.boundary_frac).items():
             columns[name].append(float(values[0]))
     return dict(columns)

@@ -1,4 +1,4 @@
-"""Images and prompts to masks with a bank: the prefix once, the selector, then all chosen modules in one suffix pass."""
+"""Images and prompts to masks: the prefix once, the selector, then all chosen modules in one suffix pass."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from samcl_core.adapters.base import Adapter, ModuleTensors, build_adapter
 from samcl_core.backbones.base import FRAME_PX, Backbone, Masks, Prefix, Prompts
@@ -19,6 +18,7 @@ from samcl_core.bank import Bank, stack_modules
 from samcl_core.config import BackboneParams
 from samcl_core.errors import PromptError, UsageError
 from samcl_core.selectors.base import PLAIN
+from samcl_core.training import resize_logits
 
 __all__ = ["Prediction", "Prompt", "Routing", "Segmenter"]
 
@@ -43,7 +43,9 @@ class Prompt:
         if not self.points and self.box is None:
             raise PromptError("no prompt: expected at least one point or a box", hint="add --point X,Y")
         if len(self.points) != len(self.labels):
-            raise PromptError(f"{len(self.points)} point(s) but {len(self.labels)} label(s), expected one label a point")
+            raise PromptError(
+                f"{len(self.points)} point(s) but {len(self.labels)} label(s), expected one label a point"
+            )
         for x, y in self.points:
             if not (0 <= x < FRAME_PX and 0 <= y < FRAME_PX):
                 raise PromptError(f"point ({x:g}, {y:g}) is outside of the image (0 to {FRAME_PX} in the prompt frame)")
@@ -143,16 +145,16 @@ class Segmenter:
     def _choose(self, embedding: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         if self._adapter is None or self.bank is None:
             count, device = len(embedding), embedding.device
-            return torch.zeros(count, dtype=torch.long, device=device), torch.ones(count, device=device), torch.zeros(
-                count, device=device
+            return (
+                torch.zeros(count, dtype=torch.long, device=device),
+                torch.ones(count, device=device),
+                torch.zeros(count, device=device),
             )
         choice = self.bank.selector.choose(embedding)
         return choice.index + 1, choice.confidence, choice.novelty
 
     @torch.no_grad()
-    def segment(
-        self, prefix: Prefix, prompts: Prompts, module: str | Sequence[str] = AUTO
-    ) -> tuple[Masks, Routing]:
+    def segment(self, prefix: Prefix, prompts: Prompts, module: str | Sequence[str] = AUTO) -> tuple[Masks, Routing]:
         """Masks of a batch whose prefix is known; samples of different domains share one pass."""
         routing = self.route(prefix.embedding, module)
         if self._adapter is None:
@@ -189,7 +191,8 @@ class Segmenter:
             batch = stack_prompts([prompts[row] for row in rows]).to(self.backbone.device)
             masks, routing = self.segment(self.backbone.prefix(pixels), batch, [wanted[row] for row in rows])
             for position, row in enumerate(rows):
-                mask = upsample(masks.logits[position : position + 1], images[row].shape[:2])[0, 0] > 0
+                size = (images[row].shape[0], images[row].shape[1])
+                mask = resize_logits(masks.logits[position : position + 1], size)[0, 0] > 0
                 answers[row] = Prediction(
                     mask.cpu().numpy(),
                     float(masks.iou[position, 0]),
@@ -198,13 +201,6 @@ class Segmenter:
                     float(routing.novelty[position]),
                 )
         return [answer for answer in answers if answer is not None]
-
-
-def upsample(logits: Tensor, size: tuple[int, int], mode: str = "bilinear") -> Tensor:
-    """(B, 1, h, w) logits to (B, 1, *size); ``bilinear`` is the official way, ``nearest`` the published SAMCL code's."""
-    if mode == "nearest":
-        return F.interpolate(logits, size=size, mode="nearest")
-    return F.interpolate(logits.float(), size=size, mode="bilinear", align_corners=False)
 
 
 def stack_prompts(prompts: Sequence[Prompt]) -> Prompts:

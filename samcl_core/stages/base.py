@@ -10,7 +10,7 @@ from samcl_core.inference import Segmenter
 from samcl_core.progress import Progress, silent
 from samcl_core.stages.machine import open_cache
 from samcl_core.stages.places import BASE, Places
-from samcl_core.stages.scores import Scores, test_digest
+from samcl_core.stages.scores import Scores, embedded_digest
 from samcl_core.strategies import base_bank
 from samcl_core.tensors import load_tensors
 
@@ -21,15 +21,13 @@ def run(root: Path, params: Params, domain: str = BASE, progress: Progress = sil
     """Write ``banks/base`` and row 0 of the R matrix for the domains that are never learnt."""
     places = Places(root)
     cache = open_cache(root, params)
-    natural = {
-        name: load_tensors(places.embeddings("natural", name))[0]["train"] for name in params.names("natural")
-    }
+    natural = {name: load_tensors(places.embeddings("natural", name))[0]["train"] for name in params.names("natural")}
     bank = base_bank(cache.backbone.name, cache.backbone.sha256, natural, params.selector, params.seed)
     scores = Scores(root, params, cache, progress)
     plain = Segmenter(cache.backbone)
     for role in ("natural", "unseen"):
         for name in params.names(role):
-            scores.add(plain, step=0, domain=name, digest=test_digest(places, role, name))
+            scores.add(plain, step=0, domain=name, digest=embedded_digest(places, role, name))
     bank.save(places.bank(BASE))
-    scores.save(places.scores(BASE))
+    scores.save(BASE)
     return {"bank": bank.digest, "natural": list(natural), "unseen": list(params.names("unseen"))}

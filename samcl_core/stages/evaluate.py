@@ -7,14 +7,13 @@ from typing import Any
 
 from samcl_core.bank import Bank
 from samcl_core.config import Params
-from samcl_core.evaluation.rmatrix import read_r_matrix
 from samcl_core.files import staged_folder
 from samcl_core.inference import Segmenter
 from samcl_core.progress import Progress, silent
 from samcl_core.stages.gallery import draw_gallery
 from samcl_core.stages.machine import open_cache
 from samcl_core.stages.places import BASE, Places
-from samcl_core.stages.scores import Scores, test_digest
+from samcl_core.stages.scores import Scores, embedded_digest, scored_digests
 
 __all__ = ["run"]
 
@@ -33,7 +32,7 @@ def run(root: Path, params: Params, domain: str, progress: Progress = silent) ->
     plain, current = Segmenter(cache.backbone), Segmenter(cache.backbone, bank)
 
     scores = Scores(root, params, cache, progress)
-    digests = _earlier_digests(places, previous) | {domain: test_digest(places, "learn", domain)}
+    digests = scored_digests(places.scores(previous)) | {domain: embedded_digest(places, "learn", domain)}
     scores.add(plain, step=0, domain=domain, digest=digests[domain])
     if previous != BASE:
         before = Segmenter(cache.backbone, Bank.load(places.bank(previous), backbone_sha256=cache.backbone.sha256))
@@ -42,17 +41,10 @@ def run(root: Path, params: Params, domain: str, progress: Progress = silent) ->
         scores.add(current, step=step, domain=name, digest=digests[name])
     for role in ("natural", "unseen"):
         for name in params.names(role):
-            scores.add(current, step=step, domain=name, digest=test_digest(places, role, name))
+            scores.add(current, step=step, domain=name, digest=embedded_digest(places, role, name))
 
     with staged_folder(places.pictures(domain)) as folder:
         for name in (domain, *params.names("natural")):
-            draw_gallery(folder / f"{name}.png", cache, scores.samples(name), plain, current, progress)
-    scores.save(places.scores(domain))
+            draw_gallery(folder / f"{name}.png", name, scores.samples(name), plain, current)
+    scores.save(domain)
     return {"step": step, "bank": bank.digest, "scores": scores.brief("iou")}
-
-
-def _earlier_digests(places: Places, previous: str) -> dict[str, str]:
-    """Domain to digest of its test data, of every domain learnt before: taken from the step file this step depends on."""
-    frame = read_r_matrix(places.scores(previous))
-    learnt = frame[frame["role"] == "learn"]
-    return dict(zip(learnt["domain"], learnt["test_digest"], strict=True))

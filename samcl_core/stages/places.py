@@ -51,6 +51,10 @@ class Places:
         """The part of the R matrix that a step adds."""
         return self.root / "metrics" / "steps" / f"{step}.parquet"
 
+    def images(self, step: str) -> Path:
+        """Scores per image of a step's evaluation."""
+        return self.root / "metrics" / "images" / f"{step}.parquet"
+
     def pictures(self, step: str) -> Path:
         """Pictures of a step's evaluation."""
         return self.root / "pictures" / step

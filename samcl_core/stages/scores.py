@@ -1,83 +1,94 @@
-"""Rows of the R matrix, gathered while a stage evaluates."""
+"""Cells of the R matrix and scores per image, gathered while a stage evaluates."""
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 
 import pandas as pd
 
 from samcl_core.config import Params
 from samcl_core.domains import Domain, Sample
-from samcl_core.evaluation.rmatrix import write_r_matrix
+from samcl_core.errors import DataError
+from samcl_core.evaluation.rmatrix import COLUMNS, SCORES, SELECTOR_ACCURACY, read_metadata, score_cells, write_r_matrix
+from samcl_core.evaluation.selection import expected_answer
+from samcl_core.files import write_atomic
 from samcl_core.inference import Segmenter
 from samcl_core.inference.scoring import score_samples
 from samcl_core.progress import Progress
-from samcl_core.selectors.base import PLAIN
 from samcl_core.stages.places import Places
 from samcl_core.tensors import load_tensors
-from samcl_core.training.prefix_cache import PrefixCache
+from samcl_core.training import PrefixCache
 
-__all__ = ["METRICS", "Scores", "test_digest"]
+__all__ = ["Scores", "embedded_digest", "scored_digests"]
 
-METRICS = ("iou", "f1", "mae", "boundary_iou")
+_DIGEST = "test_digest/"
 
 
-def test_digest(places: Places, role: str, domain: str) -> str:
-    """Digest of a domain's test data, as the embed stage saw it."""
+def embedded_digest(places: Places, role: str, domain: str) -> str:
+    """Digest of a domain's test data as the embed stage saw it."""
     _, meta = load_tensors(places.embeddings(role, domain))
     return str(meta["test_digest"])
 
 
+def scored_digests(path: Path) -> dict[str, str]:
+    """Domain to digest of the test data that a step file was measured on."""
+    return {key.removeprefix(_DIGEST): text for key, text in read_metadata(path).items() if key.startswith(_DIGEST)}
+
+
 class Scores:
-    """Evaluates segmenters on domains and keeps the long-form rows."""
+    """Evaluates segmenters on domains and keeps what they scored."""
 
     def __init__(self, root: Path, params: Params, cache: PrefixCache, progress: Progress) -> None:
         self._places = Places(root)
         self._params = params
         self._cache = cache
         self._progress = progress
-        self._rows: list[dict[str, object]] = []
+        self._cells: list[pd.DataFrame] = []
+        self._images: list[pd.DataFrame] = []
+        self._digests: dict[str, str] = {}
 
     def samples(self, domain: str) -> list[Sample]:
         """The domain's test samples."""
         return Domain(self._places.domain(domain)).samples("test")
 
-    def add(self, segmenter: Segmenter, *, step: int, domain: str, digest: str) -> pd.DataFrame:
-        """Score ``segmenter`` on the test split of ``domain`` as row ``step``; returns the per-image scores."""
+    def add(self, segmenter: Segmenter, *, step: int, domain: str, digest: str) -> None:
+        """Score ``segmenter`` on the test split of ``domain`` as row ``step``.
+
+        Raises:
+            DataError: the domain's test data is not the data of ``digest`` any more.
+        """
 
         def report(what: str, done: int, total: int) -> None:
             self._progress(f"row {step}: {domain}", done, total)
 
-        role = self._params.domains[domain].role
-        frame = score_samples(segmenter, self._cache, self.samples(domain), self._params.evaluate, progress=report)
-        expected = domain if domain in segmenter.names else PLAIN
-        values = {name: float(frame[name].mean()) for name in METRICS}
-        values["selector_accuracy"] = float((frame["module"] == expected).mean())
-        for module, share in frame["module"].value_counts(normalize=True).sort_index().items():
-            values[f"chosen:{module}"] = float(share)
-        for metric, value in values.items():
-            self._rows.append(
-                {
-                    "step": step,
-                    "domain": domain,
-                    "metric": metric,
-                    "value": value,
-                    "n": len(frame),
-                    "role": role,
-                    "test_digest": digest,
-                }
+        found = Domain(self._places.domain(domain)).data_digest(("test",))
+        if found != digest:
+            raise DataError(
+                f"the test data of {domain} has digest {found[:12]}, expected {digest[:12]} as embedded",
+                hint="samcl stream, which runs what became stale",
             )
-        return frame
+        frame = score_samples(segmenter, self._cache, self.samples(domain), self._params.evaluate, progress=report)
+        columns = {metric: frame[metric] for metric in SCORES}
+        if step > 0:
+            columns[SELECTOR_ACCURACY] = frame["module"] == expected_answer(domain, segmenter.names)
+        self._cells.append(score_cells(step, domain, self._params.domains[domain].role, columns))
+        self._images.append(frame.assign(step=step, domain=domain))
+        self._digests[domain] = digest
 
     def brief(self, metric: str) -> dict[str, float]:
         """``<domain>@<step>`` to value, of one metric."""
-        return {
-            f"{row['domain']}@{row['step']}": round(float(str(row["value"])), 4)
-            for row in self._rows
-            if row["metric"] == metric
-        }
+        rows = pd.concat(self._cells) if self._cells else pd.DataFrame(columns=list(COLUMNS))
+        wanted = rows[rows["metric"] == metric]
+        names = [f"{domain}@{step}" for domain, step in zip(wanted["domain"], wanted["step"], strict=True)]
+        return dict(zip(names, wanted["value"].tolist(), strict=True))
 
-    def save(self, path: Path) -> None:
-        """Write the rows gathered so far."""
-        columns = ["step", "domain", "metric", "value", "n", "role", "test_digest"]
-        write_r_matrix(pd.DataFrame(self._rows, columns=columns), path)
+    def save(self, step: str) -> None:
+        """Write the step's cells, with the digests of the test data, and its scores per image."""
+        cells = pd.concat(self._cells) if self._cells else pd.DataFrame(columns=list(COLUMNS))
+        images = pd.concat(self._images, ignore_index=True) if self._images else pd.DataFrame()
+        buffer = io.BytesIO()
+        images.to_parquet(buffer, index=False)
+        write_atomic(self._places.images(step), buffer.getvalue())
+        metadata = {_DIGEST + domain: digest for domain, digest in self._digests.items()}
+        write_r_matrix(self._places.scores(step), cells, metadata)
