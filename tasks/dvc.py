@@ -362,7 +362,7 @@ def lock_digest(root: Path, stage: str, out: str) -> str | None:
     if not path.is_file():
         return None
     try:
-        values = YAML(typ="safe", pure=True).load(path.read_text(encoding="utf-8")) or {}
+        values = YAML(typ="safe").load(path.read_text(encoding="utf-8")) or {}
     except (OSError, UnicodeDecodeError, YAMLError) as exc:
         raise SamclError(f"{path} cannot be read: {exc}", hint="git checkout dvc.lock") from exc
     for entry in values.get("stages", {}).get(stage, {}).get("outs", []):
@@ -379,7 +379,7 @@ def forget_stages(root: Path, domain: str) -> bool:
     if not path.is_file():
         return False
     with Repo(str(root), _wait_for_lock=True) as repo, repo.lock:
-        values: Any = YAML(typ="safe", pure=True).load(path.read_text(encoding="utf-8")) or {}
+        values: Any = YAML(typ="safe").load(path.read_text(encoding="utf-8")) or {}
         stages: dict[str, Any] = values.get("stages", {})
         kept = {name: entry for name, entry in stages.items() if name.partition("@")[2] != domain}
         if len(kept) == len(stages):

@@ -1,4 +1,4 @@
-"""The Prefect server of a command: the configured one, or one of this workspace's own, started and stopped as needed."""
+"""The Prefect server of a command: the configured one, or one of the workspace's own, started and stopped as needed."""
 
 from __future__ import annotations
 
@@ -56,9 +56,9 @@ def prefect_server(
 ) -> Iterator[Server]:
     """Flows inside the block reach a server.
 
-    In this order: the one named by ``PREFECT_API_URL``, the Prefect profile or ``prefect.toml``; the workspace's own that
-    lives already; a new one on embedded SQLite and a free local port. The last command that uses the workspace's own
-    server stops it. Inside the block a termination signal is an exception, so that steps and server are ended, too.
+    In this order: the one named by ``PREFECT_API_URL``, the Prefect profile or ``prefect.toml``; the workspace's own
+    that lives already; a new one on embedded SQLite and a free local port. The last command that uses the workspace's
+    own server stops it. Inside the block a termination signal is an exception, so that steps and server are ended, too.
 
     Args:
         root: the workspace.
