@@ -19,7 +19,7 @@ from samcl_core.files import digest_json, staged_folder
 from samcl_core.selectors import Selector, SelectorState, load_selector, load_state
 from samcl_core.tensors import tensor_bytes
 
-__all__ = ["Bank", "describe_bank", "verify_bank"]
+__all__ = ["Bank", "check_alike", "describe_bank", "verify_bank"]
 
 
 @dataclass(frozen=True, eq=False)

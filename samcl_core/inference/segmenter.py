@@ -20,7 +20,7 @@ from samcl_core.errors import PromptError, UsageError
 from samcl_core.selectors.base import PLAIN
 from samcl_core.training import resize_logits
 
-__all__ = ["Prediction", "Prompt", "Routing", "Segmenter"]
+__all__ = ["Prediction", "Prompt", "Routing", "Segmenter", "stack_prompts"]
 
 AUTO = "auto"
 

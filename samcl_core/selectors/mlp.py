@@ -16,7 +16,7 @@ from samcl_core.selectors.base import Choice
 from samcl_core.selectors.choosing import check_embeddings, choice_of, derived_seed
 from samcl_core.selectors.novelty import NoveltyGate
 
-__all__ = ["MlpSelector", "SelectorMlp", "batches_of", "fit_mlp", "train_epoch"]
+__all__ = ["MlpSelector", "SelectorMlp", "batches_of", "fit_mlp", "num_epochs", "train_epoch"]
 
 
 class SelectorMlp(nn.Module):

@@ -14,7 +14,7 @@ from samcl_core.selectors.choosing import check_classes, derived_seed
 from samcl_core.selectors.novelty import held_out_bound, held_out_distance2
 from samcl_core.selectors.shrinkage import chi2_quantile, shrink
 
-__all__ = ["NUM_SKETCHES", "ClassSummary", "FixedPoint", "Statistics"]
+__all__ = ["NUM_SKETCHES", "ClassSummary", "FixedPoint", "Statistics", "normal_bound"]
 
 NUM_SKETCHES = 32
 """Random combinations of residuals that a class keeps: they tell its spread under any later metric to about 10 %."""
