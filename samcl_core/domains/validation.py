@@ -83,7 +83,7 @@ def check_pair(pair: SourcePair, raw: Path, threshold: int) -> Checked:
         load_image(pair.image)
         mask, is_clean = read_annotation(pair.mask, threshold)
     except ImageError as exc:
-        return replace(checked, reason=exc.message.replace(f"{raw}/", ""))
+        return replace(checked, reason=exc.message.replace(f"{raw}/", "").removeprefix(f"{checked.key}: "))
     checked = replace(checked, width=info.width, height=info.height, orientation=info.orientation)
     size = (mask.shape[1], mask.shape[0])
     turn_mask = info.orientation != 1 and size != (info.width, info.height) and size == info.stored_size
