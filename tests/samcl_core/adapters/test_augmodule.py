@@ -14,8 +14,8 @@ from samcl_core.backbones import AdapterSite, Backbone, Prefix, Prompts, tiny_ba
 from samcl_core.backbones.blocks import split_windows
 from samcl_core.errors import BankError, ConfigError, PromptError
 
-# Batches of another size sum in another order. On logits up to 4 the frozen network alone differs by 7e-6 between a batch
-# and its rows, with modules by 4e-5.
+# Batches of another size sum in another order. On logits up to 4 the frozen network alone differs by 7e-6 between a
+# batch and its rows, with modules by 4e-5.
 ATOL = 1e-4
 PROMPTS = Prompts(
     torch.tensor(
