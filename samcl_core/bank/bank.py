@@ -95,6 +95,7 @@ class Bank:
 
     @cached_property
     def _written(self) -> tuple[dict[str, bytes], dict[str, Any]]:
+        json_bytes(self.lineage, "the lineage of a bank")
         files: dict[str, bytes] = {}
         for module in self.modules:
             files |= {f"modules/{module.domain}/{name}": data for name, data in module.files().items()}
@@ -177,7 +178,10 @@ def _assemble(folder: Path, contents: Contents) -> Bank:
     kept = parse_tensors(files[STATE_FILE], f"{folder}/{STATE_FILE}")
     state = load_state(record["state"], kept) if record["state"] else None
     backbone = record["backbone"]
-    bank = Bank(backbone["name"], backbone["sha256"], modules, selector, state, record["lineage"])
+    try:
+        bank = Bank(backbone["name"], backbone["sha256"], modules, selector, state, record["lineage"])
+    except BankError as exc:
+        raise IntegrityError(f"the parts of {folder} do not fit together: {exc.message}") from exc
     if bank.digest != record["digest"]:
         raise IntegrityError(f"{folder} has digest {bank.digest}, expected {record['digest']}")
     return bank
