@@ -383,7 +383,7 @@ def test_random_damage_never_gets_past_our_errors(released: Path, tmp_path: Path
         files = {name: archive.read(name) for name in archive.namelist()}
     dice = random.Random(0)
     num_refused = 0
-    for _ in range(300):
+    for _ in range(120):
         damaged = {}
         for name, content in files.items():
             mutable = bytearray(content)
@@ -398,7 +398,7 @@ def test_random_damage_never_gets_past_our_errors(released: Path, tmp_path: Path
             read_published_module(tmp_path / "f.pth")
         except (UnsafeFileError, BankError):
             num_refused += 1
-    for _ in range(200):
+    for _ in range(80):
         raw = bytearray(data)
         for _ in range(dice.randint(1, 4)):
             raw[dice.randrange(len(raw))] = dice.randrange(256)
@@ -407,7 +407,7 @@ def test_random_damage_never_gets_past_our_errors(released: Path, tmp_path: Path
             read_published_module(tmp_path / "f.pth")
         except (UnsafeFileError, BankError):
             num_refused += 1
-    assert num_refused > 100
+    assert num_refused > 40
 
 
 @pytest.mark.parametrize(
