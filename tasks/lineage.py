@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from samcl_core import __version__
 from samcl_core.config import Params
 from samcl_core.files import digest_json, sha256_file
+from tasks.tracking import test_digests
 
 if TYPE_CHECKING:
     from samcl_core.bank import Bank
@@ -79,6 +80,7 @@ def lineage_of(
 ) -> Lineage:
     """The record of ``bank``, which is the loaded folder ``banks/<step>`` of the workspace ``root``."""
     commit, is_dirty = git_state(root)
+    scores = root / "metrics" / "steps" / f"{step}.parquet"
     return Lineage(
         bank_digest=bank.digest,
         domains=tuple(bank.names),
@@ -86,7 +88,7 @@ def lineage_of(
         backbone=bank.backbone,
         backbone_sha256=bank.backbone_sha256,
         data={module.domain: module.data_digest for module in bank.modules},
-        test_data=_test_digests(root, step),
+        test_data=test_digests(scores) if scores.is_file() else {},
         params_sha256=digest_json(params.model_dump(mode="json")),
         code_sha256=_file_digest(root / "code.yaml"),
         dvc_lock_sha256=_file_digest(root / "dvc.lock"),
@@ -117,15 +119,3 @@ def _git(root: Path, *arguments: str) -> str:
 
 def _file_digest(path: Path) -> str:
     return sha256_file(path) if path.is_file() else NONE
-
-
-def _test_digests(root: Path, step: str) -> dict[str, str]:
-    """Domain to test data digest, from the rows that the step's evaluation wrote."""
-    path = root / "metrics" / "steps" / f"{step}.parquet"
-    if not path.is_file():
-        return {}
-    import pandas
-
-    frame = pandas.read_parquet(path, columns=["step", "domain", "test_digest"])
-    rows = frame[frame["step"] == frame["step"].max()] if len(frame) else frame
-    return {str(name): str(digest) for name, digest in zip(rows["domain"], rows["test_digest"], strict=True)}

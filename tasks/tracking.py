@@ -31,6 +31,7 @@ __all__ = [
     "log_training",
     "open_tracker",
     "run_url",
+    "test_digests",
     "tracking_uri",
 ]
 
@@ -38,6 +39,7 @@ DEFAULT_EXPERIMENT = "samcl"
 DIGEST_CHARS = 36  # MLflow refuses longer data set digests
 PARAM_CHARS = 6000
 LOCK_TIMEOUT_S = 600.0
+_TEST_DIGEST = "test_digest/"  # how the stages name it in a step file's metadata
 
 # Read by MLflow when it is imported or used; a value of the user's own wins.
 _ENVIRONMENT = {
@@ -109,9 +111,8 @@ def open_tracker(root: Path) -> Iterator[Tracker]:
     Raises:
         RegistryUnavailable: MLflow cannot be reached, or answers with an error inside the block.
     """
+    _prepare()
     uri = tracking_uri(root)
-    for name, value in _ENVIRONMENT.items():
-        os.environ.setdefault(name, value)
     lock = FileLock(_lock_path(root))
     try:
         lock.acquire(timeout=LOCK_TIMEOUT_S)
@@ -124,8 +125,6 @@ def open_tracker(root: Path) -> Iterator[Tracker]:
         with _mlflow_errors(uri):
             from mlflow import MlflowClient
 
-            for name in ("mlflow", "alembic"):
-                logging.getLogger(name).setLevel(logging.WARNING)
             client = MlflowClient(tracking_uri=uri, registry_uri=os.environ.get("MLFLOW_REGISTRY_URI") or uri)
             yield Tracker(client, _experiment(client, root, uri).experiment_id, uri)
     finally:
@@ -142,8 +141,10 @@ def log_training(root: Path, params: Params, domain: str, *, flow_run_id: str | 
         DataError: the module or its curve is not there.
         RegistryUnavailable: MLflow cannot be reached.
     """
+    _prepare()
+    record = _training_record(root, params, domain, flow_run_id)
     with open_tracker(root) as tracker:
-        return _find_or_log(tracker, _training_record(root, params, domain, flow_run_id))
+        return _find_or_log(tracker, record)
 
 
 def log_evaluation(root: Path, params: Params, step: str, *, flow_run_id: str | None = None) -> str:
@@ -158,8 +159,22 @@ def log_evaluation(root: Path, params: Params, step: str, *, flow_run_id: str | 
         DataError: the step was not evaluated.
         RegistryUnavailable: MLflow cannot be reached.
     """
+    _prepare()
+    record = _evaluation_record(root, params, step, flow_run_id)
     with open_tracker(root) as tracker:
-        return _find_or_log(tracker, _evaluation_record(root, params, step, flow_run_id))
+        return _find_or_log(tracker, record)
+
+
+def _prepare() -> None:
+    """Import MLflow quietly: it reads these settings then."""
+    for name, value in _ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+    try:
+        import mlflow  # noqa: F401
+    except ImportError as exc:
+        raise RegistryUnavailable(f"MLflow is not installed: {exc}", hint='pip install "samcl[pipeline]"') from exc
+    for name in ("mlflow", "alembic"):
+        logging.getLogger(name).setLevel(logging.WARNING)
 
 
 def _lock_path(root: Path) -> Path:
@@ -186,13 +201,9 @@ def _experiment(client: MlflowClient, root: Path, uri: str) -> Experiment:
 @contextlib.contextmanager
 def _mlflow_errors(uri: str) -> Iterator[None]:
     """Foreign errors of the block as ``RegistryUnavailable``."""
-    try:
-        from mlflow.exceptions import MlflowException
-        from sqlalchemy.exc import SQLAlchemyError
-    except ImportError as exc:
-        raise RegistryUnavailable(
-            f"MLflow is not installed: {exc}", hint="install samcl with its 'pipeline' extra"
-        ) from exc
+    from mlflow.exceptions import MlflowException
+    from sqlalchemy.exc import SQLAlchemyError
+
     try:
         yield
     except (MlflowException, SQLAlchemyError, OSError) as exc:  # requests' errors are OSErrors
@@ -314,7 +325,7 @@ def _evaluation_record(root: Path, params: Params, step: str, flow_run_id: str |
         tags=_with_flow({"step": step, "step_number": str(number)}, flow_run_id),
         params=_flat_text(settings),
         metrics=scores,
-        inputs=_test_inputs(rows),
+        inputs=_test_inputs(path, set(rows["domain"])),
         artifacts=files,
     )
 
@@ -338,9 +349,17 @@ def _row_scores(rows: DataFrame) -> dict[str, float]:
     return {f"{metric}/{domain}": float(value) for metric, domain, value in zip(*columns, strict=True)}
 
 
-def _test_inputs(rows: DataFrame) -> list[DatasetInput]:
-    digests = dict(zip(rows["domain"], rows["test_digest"], strict=True))
-    return [_dataset(name, str(digest), f"data/{name}/test", "evaluation") for name, digest in digests.items()]
+def test_digests(path: Path) -> dict[str, str]:
+    """Domain to digest of the test data that a step's scores were measured on."""
+    from samcl_core.evaluation.rmatrix import read_metadata
+
+    stored = read_metadata(path)
+    return {key.removeprefix(_TEST_DIGEST): text for key, text in stored.items() if key.startswith(_TEST_DIGEST)}
+
+
+def _test_inputs(path: Path, names: set[str]) -> list[DatasetInput]:
+    found = {name: digest for name, digest in test_digests(path).items() if name in names}
+    return [_dataset(name, digest, f"data/{name}/test", "evaluation") for name, digest in sorted(found.items())]
 
 
 def _dataset(name: str, digest: str, source: str, context: str) -> DatasetInput:

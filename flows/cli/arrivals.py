@@ -249,8 +249,20 @@ def run_flow(root: Path, board: Board, call: Callable[[], Result], *, keep_serve
     with board, prefect_server(root, keep=keep_server, on_ready=ready):
         from tasks.steps import watching
 
-        with watching(board):
-            return call()
+        try:
+            with watching(board):
+                return call()
+        finally:
+            _send_logs()
+
+
+def _send_logs() -> None:
+    """Log lines go to the server in the background; they must arrive before it is stopped."""
+    import logging
+
+    for name in ("prefect.flow_runs", "prefect.task_runs"):
+        for handler in logging.getLogger(name).handlers:
+            handler.flush()
 
 
 def answer(root: Path, results: Sequence[Any], board: Board, *, as_json: bool = False) -> None:

@@ -102,7 +102,7 @@ def _report(exc: Exception, given: list[str]) -> int:
         complain(exc.message, exc.hint)
         return exc.exit_code
     text = " ".join(str(exc).split()) or "no message"
-    complain(f"{type(exc).__name__}: {text[:500]}", f"samcl {DEBUG} {' '.join(given)}".rstrip())
+    complain(f"{type(exc).__name__}: {text[:500]}", f"samcl {DEBUG} {' '.join(word for word in given if word != DEBUG)}".rstrip())
     return 1
 
 

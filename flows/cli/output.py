@@ -144,13 +144,13 @@ class StepProgress:
     """The progress of one step: JSON lines for the flow that runs it, a bar for a person, else now and then a line.
 
     ``SAMCL_PROGRESS_FILE`` names the file for JSON lines ``{"what", "done", "total"}``; a call that comes less than
-    0.2 s after the last line is left out, unless it ends its phase.
+    0.2 s after the last line is left out, unless it ends its phase. Lines for people come every 10 s.
     """
 
     def __init__(self, title: str) -> None:
         self._title = title
         self._file = os.environ.get(PROGRESS_FILE)
-        self._last = ("", 0.0)
+        self._next = 0.0 if self._file or is_terminal() else time.monotonic() + _PLAIN_EVERY_S
         self._bars: Bars | None = None
         self._bar: Any = None
 
@@ -163,11 +163,10 @@ class StepProgress:
 
     def __call__(self, what: str, done: int, total: int) -> None:
         now = time.monotonic()
-        wait_s = _THROTTLE_S if self._file or is_terminal() else _PLAIN_EVERY_S
-        is_end = total > 0 and done >= total
-        if what == self._last[0] and now - self._last[1] < wait_s and not is_end:
+        is_end = total > 0 and done >= total and bool(self._file)
+        if now < self._next and not is_end:
             return
-        self._last = (what, now)
+        self._next = now + (_THROTTLE_S if self._file or is_terminal() else _PLAIN_EVERY_S)
         if self._file:
             self._write(self._file, what, done, total)
         elif is_terminal():
