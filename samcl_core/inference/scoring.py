@@ -11,7 +11,7 @@ from torch import Tensor
 
 from samcl_core.config import EvaluateParams
 from samcl_core.domains import Sample, load_mask
-from samcl_core.evaluation.metrics import mask_metrics
+from samcl_core.evaluation.metrics import binarize, mask_metrics
 from samcl_core.inference.segmenter import Segmenter
 from samcl_core.progress import Progress, silent
 from samcl_core.training import PrefixCache, masks_of, prompts_of, resize_logits
@@ -71,13 +71,13 @@ def _metrics(logits: Tensor, samples: Sequence[Sample], size_px: int, params: Ev
     mode = params.upsampling or "bilinear"
     if params.resolution == "model":
         truth = masks_of(samples, size_px).to(logits.device) > 0.5
-        found = resize_logits(logits, size_px, mode)[:, 0] > 0
+        found = binarize(resize_logits(logits, size_px, mode)[:, 0])
         return {name: values.tolist() for name, values in mask_metrics(found, truth, params.boundary_frac).items()}
     columns: dict[str, list[float]] = defaultdict(list)
     for position, sample in enumerate(samples):
         truth = torch.from_numpy(load_mask(sample.mask))[None].to(logits.device)
         height, width = truth.shape[-2:]
-        found = resize_logits(logits[position : position + 1], (height, width), mode)[:, 0] > 0
+        found = binarize(resize_logits(logits[position : position + 1], (height, width), mode)[:, 0])
         for name, values in mask_metrics(found, truth, params.boundary_frac).items():
             columns[name].append(float(values[0]))
     return dict(columns)
