@@ -24,13 +24,17 @@ from filelock import FileLock
 
 from samcl_core.errors import SamclError, UsageError
 from samcl_core.files import write_json
+from tasks.database import keep_empty, start_from_empty
 from tasks.processes import Record, clean_environment, end_group, read_record, same_process, write_record
 
 __all__ = ["Server", "prefect_server", "running_server", "stop_server"]
 
 _START_TIMEOUT_S = 180.0
 _ATTEMPTS = 3
+_DRAIN_TIMEOUT_S = 5.0
 _LOCAL = "127.0.0.1"
+# A server may outlive the command that started it; Python complains about a child that nobody holds.
+_CHILDREN: list[subprocess.Popen[bytes]] = []
 
 
 @dataclass(frozen=True)
@@ -116,10 +120,23 @@ def _used(root: Path, server: Server, on_ready: Callable[[Server], None] | None)
             ensure_limits()
             if on_ready is not None:
                 on_ready(server)
-            yield server
+            try:
+                yield server
+            finally:
+                _send_the_rest()
     finally:
         for name, value in before.items():
             os.environ.pop(name, None) if value is None else os.environ.__setitem__(name, value)
+
+
+def _send_the_rest() -> None:
+    """Logs and events wait in this process for a moment; a server that is stopped would not get them."""
+    from prefect.events.worker import EventsWorker
+    from prefect.logging.handlers import APILogWorker
+
+    for service in (APILogWorker, EventsWorker):
+        with contextlib.suppress(Exception):
+            service.drain_all(timeout=_DRAIN_TIMEOUT_S)
 
 
 def _configured(root: Path) -> str | None:
@@ -185,7 +202,8 @@ def _leave(root: Path) -> None:
 def _start(root: Path) -> Record:
     folder = _folder(root)
     folder.mkdir(parents=True, exist_ok=True)
-    log = folder / "server.log"
+    log, database = folder / "server.log", folder / "prefect.db"
+    is_first = not database.exists() and not start_from_empty(database)
     for _ in range(_ATTEMPTS):
         port = _free_port()
         url = f"http://{_LOCAL}:{port}/api"
@@ -199,9 +217,12 @@ def _start(root: Path) -> Record:
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
             )
+        _CHILDREN.append(process)
         record = write_record(_record_path(root), process.pid, url=url, users=[_myself()], keep=False)
         try:
             if _wait_ready(process, url):
+                if is_first and database.exists():
+                    keep_empty(database)
                 return record
         except BaseException:
             end_group(process.pid)
