@@ -83,8 +83,13 @@ class Progressing:
         self.workspace = workspace
         self.outcomes: dict[str, str] = {}
         self.settled: set[str] = set()
-        self._stale = set(dvc.status(workspace.root))
+        self._stale: set[str] = set()
         self._is_untouched = True
+        try:
+            self._stale = set(dvc.status(workspace.root))
+        except dvc.Busy:
+            # Another command's step runs: each stage is asked for by itself, and waits where it has to.
+            self._is_untouched = False
 
     @property
     def is_untouched(self) -> bool:

@@ -21,14 +21,16 @@ from ruamel.yaml.error import YAMLError
 from samcl_core.errors import SamclError, UsageError
 from samcl_core.files import staged_folder, write_atomic
 from samcl_core.progress import Progress, silent
-from tasks.processes import clean_environment, end_group, read_record, same_process, write_record
+from tasks.processes import clean_environment, end_group, read_record, same_process, this_process, write_record
 from tasks.workspace import check_name
 
 __all__ = [
+    "Busy",
     "Outcome",
     "StageFailed",
     "add_raw",
     "check_source",
+    "end_leftovers",
     "forget_stages",
     "lock_digest",
     "push",
@@ -41,9 +43,14 @@ Outcome = Literal["ran", "cached", "skipped"]
 """What DVC did: ran the command, took the outputs from its cache, or found nothing changed."""
 
 _POLL_S = 0.1
+_LOCK_TIMEOUT_S = 600.0
 _TAIL_LINES = 15
 _BUSY = re.compile(r"is busy, it is being blocked by|Unable to acquire lock", re.IGNORECASE)
 _JUNK = frozenset({".git", ".dvc", ".dvcignore", ".gitignore", ".DS_Store", "Thumbs.db", "__MACOSX", "desktop.ini"})
+
+
+class Busy(SamclError):
+    """Another step holds files that DVC has to look at."""
 
 
 class StageFailed(SamclError):
@@ -81,7 +88,7 @@ def repro(
     *,
     on_progress: Progress = silent,
     env: Mapping[str, str] | None = None,
-    lock_timeout_s: float = 600.0,
+    lock_timeout_s: float = _LOCK_TIMEOUT_S,
 ) -> Outcome:
     """Bring one stage up to date, without its upstream stages, in a process group of its own.
 
@@ -101,18 +108,35 @@ def repro(
     record = root / ".samcl" / "run" / f"{target}.json"
     end_leftover(record, target)
     log = root / ".samcl" / "logs" / f"{target}.log"
-    deadline = time.monotonic() + lock_timeout_s
-    wait_s = 0.5
+    waits = _waits(lock_timeout_s)
     while True:
         code = _run(root, target, log, record, on_progress, dict(env or {}))
         output = log.read_text(encoding="utf-8", errors="replace")
         if code == 0:
             return _outcome(output, target)
         is_busy = _BUSY.search(output) and not _started(output, target)
-        if not is_busy or time.monotonic() + wait_s > deadline:
+        if not is_busy or not next(waits):
             raise _failure(target, log, code, output)
+
+
+def _waits(timeout_s: float) -> Iterator[bool]:
+    """Each item waits longer, 8 s at most; False when the time is over."""
+    deadline = time.monotonic() + timeout_s
+    wait_s = 0.5
+    while time.monotonic() + wait_s <= deadline:
         time.sleep(wait_s)
         wait_s = min(2 * wait_s, 8.0)
+        yield True
+    while True:
+        yield False
+
+
+def end_leftovers(root: Path) -> int:
+    """End what killed commands left running here; returns how many processes. Steps of live commands stay."""
+    records = sorted((root / ".samcl" / "run").glob("*.json"))
+    values = {record: read_record(record) for record in records}
+    lost = [record for record, found in values.items() if found is not None and not _has_live_owner(found)]
+    return sum(end_leftover(record, record.stem) for record in lost)
 
 
 def end_leftover(record: Path, target: str) -> int:
@@ -137,8 +161,9 @@ def end_leftover(record: Path, target: str) -> int:
 
 def _has_live_owner(found: dict[str, Any]) -> bool:
     owner = found.get("owner")
-    is_other = isinstance(owner, dict) and owner.get("pid") != os.getpid()
-    return is_other and same_process(owner) and same_process(found)
+    if not isinstance(owner, dict) or owner.get("pid") == os.getpid():
+        return False
+    return same_process(owner) and same_process(found)
 
 
 def _run(root: Path, target: str, log: Path, record: Path, on_progress: Progress, env: dict[str, str]) -> int:
@@ -159,7 +184,7 @@ def _run(root: Path, target: str, log: Path, record: Path, on_progress: Progress
             start_new_session=True,
         )
         try:
-            write_record(record, process.pid, target=target, owner=_myself())
+            write_record(record, process.pid, target=target, owner=this_process())
             _follow(process, reports, on_progress)
         finally:
             # Also after success: a step that left a child behind must not write into the next one's files.
@@ -167,12 +192,6 @@ def _run(root: Path, target: str, log: Path, record: Path, on_progress: Progress
             process.wait()
             record.unlink(missing_ok=True)
     return process.returncode
-
-
-def _myself() -> dict[str, Any]:
-    import psutil
-
-    return {"pid": os.getpid(), "started": psutil.Process().create_time()}
 
 
 def _follow(process: subprocess.Popen[bytes], reports: Path, on_progress: Progress) -> None:
@@ -274,7 +293,7 @@ def add_raw(root: Path, source: Path, domain: str) -> bool:
                 shutil.copyfile(source / name, copy)
     tracked = target.with_name(f"{domain}.dvc")
     before = tracked.read_bytes() if tracked.is_file() else None
-    _dvc(root, "add", "--quiet", f"data/raw/{domain}")
+    _patiently(root, "add", "--quiet", f"data/raw/{domain}")
     return before != tracked.read_bytes()
 
 
@@ -337,6 +356,7 @@ def status(root: Path) -> dict[str, Any]:
     """What is not up to date: stage or ``.dvc`` file to DVC's reasons; empty when everything is.
 
     Raises:
+        Busy: a step that runs now holds some of the files.
         SamclError: DVC cannot read the workspace.
     """
     values: dict[str, Any] = json.loads(_dvc(root, "status", "--json") or "{}")
@@ -392,12 +412,24 @@ def forget_stages(root: Path, domain: str) -> bool:
     return True
 
 
+def _patiently(root: Path, *arguments: str) -> str:
+    waits = _waits(_LOCK_TIMEOUT_S)
+    while True:
+        try:
+            return _dvc(root, *arguments)
+        except Busy:
+            if not next(waits):
+                raise
+
+
 def _dvc(root: Path, *arguments: str) -> str:
     command = [sys.executable, "-m", "dvc", "--wait-for-lock", *arguments]
     done = subprocess.run(command, cwd=root, env=clean_environment(), capture_output=True, text=True, check=False)
     if done.returncode != 0:
         lines = (done.stderr or done.stdout).strip().splitlines()
         tail = "\n".join(lines[-_TAIL_LINES:])
+        if _BUSY.search(done.stderr):
+            raise Busy(f"dvc {' '.join(arguments)}: another step runs in {root}:\n{tail}", hint="wait until it is done")
         hint = "samcl init" if "not inside of a DVC repository" in tail else ""
         raise SamclError(f"dvc {' '.join(arguments)} failed in {root}:\n{tail}", hint=hint)
     return done.stdout

@@ -8,6 +8,7 @@ import subprocess
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
+from typing import Any
 from uuid import UUID
 
 from samcl_core.errors import SamclError
@@ -95,7 +96,7 @@ def repair_after_kill(leases: Path) -> int:
         return _crash_lost_runs(client)
 
 
-def _crash_lost_runs(client: object) -> int:
+def _crash_lost_runs(client: Any) -> int:
     from prefect.client.schemas.filters import (
         FlowFilter,
         FlowFilterName,
@@ -107,12 +108,12 @@ def _crash_lost_runs(client: object) -> int:
     from prefect.states import Crashed
 
     alive = FlowRunFilterStateType(any_=[StateType.RUNNING, StateType.PENDING, StateType.CANCELLING])
-    runs = client.read_flow_runs(  # type: ignore[attr-defined]
+    runs = client.read_flow_runs(
         flow_filter=FlowFilter(name=FlowFilterName(any_=list(_FLOWS))),
         flow_run_filter=FlowRunFilter(state=FlowRunFilterState(type=alive)),
     )
     lost = [run for run in runs if run.deployment_id is None]
     for run in lost:
-        state = Crashed(message="The command that ran it was killed.")
-        client.set_flow_run_state(run.id, state, force=True)  # type: ignore[attr-defined]
+        state: Any = Crashed(message="The command that ran it was killed.")
+        client.set_flow_run_state(run.id, state, force=True)
     return len(lost)

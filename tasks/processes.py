@@ -10,11 +10,11 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import psutil
+import psutil  # type: ignore[import-untyped, unused-ignore]
 
 from samcl_core.files import write_json
 
-__all__ = ["Record", "clean_environment", "end_group", "read_record", "same_process", "write_record"]
+__all__ = ["Record", "clean_environment", "end_group", "read_record", "same_process", "this_process", "write_record"]
 
 Record = dict[str, Any]
 _GRACE_S = 5.0
@@ -40,6 +40,11 @@ def write_record(path: Path, pid: int, **more: Any) -> Record:
     return record
 
 
+def this_process() -> Record:
+    """The record of the process that runs this."""
+    return {"pid": os.getpid(), "started": psutil.Process().create_time()}
+
+
 def read_record(path: Path) -> Record | None:
     """The record, or ``None`` when there is none that can be read."""
     try:
@@ -53,7 +58,7 @@ def same_process(record: Record) -> bool:
     """Whether exactly the recorded process lives."""
     try:
         process = psutil.Process(record["pid"])
-        is_same = abs(process.create_time() - float(record["started"])) < _START_TOLERANCE_S
+        is_same: bool = abs(process.create_time() - float(record["started"])) < _START_TOLERANCE_S
         return is_same and process.status() != psutil.STATUS_ZOMBIE
     except psutil.Error:
         return False

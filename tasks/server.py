@@ -17,15 +17,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
-from typing import Any
 
-import psutil
 from filelock import FileLock
 
 from samcl_core.errors import SamclError, UsageError
 from samcl_core.files import write_json
 from tasks.database import keep_empty, start_from_empty
-from tasks.processes import Record, clean_environment, end_group, read_record, same_process, write_record
+from tasks.processes import Record, clean_environment, end_group, read_record, same_process, this_process, write_record
 
 __all__ = ["Server", "prefect_server", "running_server", "stop_server"]
 
@@ -180,7 +178,7 @@ def _join(root: Path, keep: bool) -> Server:
         if record is None:
             record = _start(root)
         users = [user for user in record.get("users", []) if same_process(user)]
-        record |= {"users": [*users, _myself()], "keep": bool(record.get("keep")) or keep}
+        record |= {"users": [*users, this_process()], "keep": bool(record.get("keep")) or keep}
         write_json(_record_path(root), record)
     return Server(record["url"], _page(record["url"]), True, is_new)
 
@@ -218,7 +216,7 @@ def _start(root: Path) -> Record:
                 start_new_session=True,
             )
         _CHILDREN.append(process)
-        record = write_record(_record_path(root), process.pid, url=url, users=[_myself()], keep=False)
+        record = write_record(_record_path(root), process.pid, url=url, users=[this_process()], keep=False)
         try:
             if _wait_ready(process, url):
                 if is_first and database.exists():
@@ -293,10 +291,6 @@ def _live(root: Path) -> Record | None:
 def _num_users(root: Path) -> int:
     record = read_record(_record_path(root)) or {}
     return sum(same_process(user) for user in record.get("users", []))
-
-
-def _myself() -> dict[str, Any]:
-    return {"pid": os.getpid(), "started": psutil.Process().create_time()}
 
 
 def _page(url: str) -> str:

@@ -263,7 +263,7 @@ class _Reporter:
 
 
 def require_workspace(root: Path | str) -> Workspace:
-    """The workspace of a flow, its settings checked as a whole and its code digests brought up to date.
+    """The workspace of a flow: settings checked as a whole, killed runs' steps ended, code digests up to date.
 
     Raises:
         UsageError: it is no workspace.
@@ -276,5 +276,6 @@ def require_workspace(root: Path | str) -> Workspace:
         raise UsageError(f"{folder} has no DVC repository", hint=f"samcl init {folder}")
     workspace = Workspace(folder)
     workspace.params()
+    dvc.end_leftovers(folder)
     workspace.refresh_code()
     return workspace

@@ -238,6 +238,10 @@ def test_a_killed_run_leaves_nothing_that_writes_into_the_next(root: Path, also_
     step = start_and_kill(root, also_dvc=also_dvc)
     assert alive(step)
     (root / "behave" / "copyA").unlink()
+    if not also_dvc:
+        assert dvc.end_leftovers(root) > 1
+        assert not alive(step)
+        assert set(dvc.status(root)) == {"copy@A", "copy@B", "join"}
     assert dvc.repro(root, "copy@A") == "ran"
     assert not alive(step)
 
@@ -264,6 +268,11 @@ def test_a_step_that_another_command_runs_is_not_ended(root: Path) -> None:
         wait_for((root / "pid").exists)
         with pytest.raises(SamclError, match=rf"copy@A is being run by another command \(process {command.pid}\)"):
             dvc.repro(root, "copy@A")
+        assert command.poll() is None
+        # Files that it holds cannot be looked at, and its group is nobody's leftover.
+        with pytest.raises(dvc.Busy, match="is busy"):
+            dvc.status(root)
+        assert dvc.end_leftovers(root) == 0
         assert command.poll() is None
     finally:
         command.send_signal(signal.SIGINT)
