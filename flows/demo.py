@@ -41,7 +41,7 @@ class DemoOptions:
 
     num_train: int = 24
     num_test: int = 8
-    epochs: int = 6
+    epochs: int = 4
     seed: int = 0
 
 

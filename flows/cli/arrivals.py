@@ -273,8 +273,7 @@ def answer(root: Path, results: Sequence[Any], board: Board, *, as_json: bool = 
     from samcl_core.stages.places import Places
     from tasks.workspace import Workspace
 
-    workspace = Workspace(root)
-    params, places = workspace.params(), Places(root)
+    params, places = Workspace(root).params(), Places(root)
     registered = next((result.registered for result in reversed(results) if result.registered), None)
     more: dict[str, Any] = {
         "workspace": str(root),
@@ -282,6 +281,8 @@ def answer(root: Path, results: Sequence[Any], board: Board, *, as_json: bool = 
         "stages": board.values(),
         "registered": registered,
     }
+    if all(outcome == "skipped" for outcome in board.outcomes.values()):
+        note("everything was up to date")
     if not places.r_matrix.is_file():
         emit_json(more) if as_json else say(
             f"taken in: {', '.join(result.domain for result in results)}; nothing learnt yet"
@@ -310,7 +311,7 @@ def demo(
     folder: Annotated[Path, typer.Argument(help="The workspace of the demo; made when absent.")] = Path("demo"),
     train: Annotated[int, typer.Option(min=2, help="Training images a domain.")] = 24,
     test: Annotated[int, typer.Option(min=1, help="Test images a domain.")] = 8,
-    epochs: Annotated[int, typer.Option(min=1, help="Epochs a module.")] = 6,
+    epochs: Annotated[int, typer.Option(min=1, help="Epochs a module.")] = 4,
     seed: Annotated[int, typer.Option(help="Seed of images and training.")] = 0,
     keep_server: KeepOption = False,
     as_json: JsonOption = False,

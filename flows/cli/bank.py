@@ -109,7 +109,9 @@ def verify(context: typer.Context, bank: BankArgument = None, as_json: JsonOptio
 def import_samcl(
     folder: Annotated[Path, typer.Argument(help="Published files: <domain>.pth and Module_Selector.pth.")],
     out: Annotated[Path, typer.Argument(help="The bank folder to write; must not exist.")],
-    backbone: Annotated[str, typer.Option(help="The model they belong to; the files do not say.")] = "sam_vit_b",
+    backbone: Annotated[
+        str | None, typer.Option(help="The model they belong to. Default: the one whose blocks the modules fit.")
+    ] = None,
     backbone_sha256: Annotated[
         str | None, typer.Option(help="sha256 of its checkpoint. Default: the official checkpoint's.")
     ] = None,
@@ -122,7 +124,12 @@ def import_samcl(
 ) -> None:
     """Make a bank from the files that the published SAMCL code wrote. Nothing in them is executed."""
     from samcl_core.bank import import_samcl as read
+    from samcl_core.bank.imports import published_backbone
+    from samcl_core.errors import UsageError
 
+    backbone = backbone or published_backbone(folder)
+    if backbone is None:
+        raise UsageError(f"the modules in {folder} fit none of the published models", hint="--backbone NAME")
     digest = backbone_sha256 or _official_digest(backbone)
     _refuse_existing(out)
     chosen: dict[str, Any] = {}

@@ -71,7 +71,6 @@ def run(arguments: list[str] | None = None) -> None:
     try:
         code = app([word for word in given if word != DEBUG], standalone_mode=False, prog_name="samcl")
     except (KeyboardInterrupt, typer.Abort):
-        complain("interrupted", "the same command continues where this one stopped")
         code = INTERRUPTED
     except Exception as exc:
         if is_debug:
@@ -79,6 +78,8 @@ def run(arguments: list[str] | None = None) -> None:
 
             traceback.print_exc()
         code = _report(exc, given)
+    if code == INTERRUPTED:
+        complain("interrupted", "the same command continues where this one stopped")
     _flush()
     sys.exit(code if isinstance(code, int) else 0)
 
@@ -102,7 +103,10 @@ def _report(exc: Exception, given: list[str]) -> int:
         complain(exc.message, exc.hint)
         return exc.exit_code
     text = " ".join(str(exc).split()) or "no message"
-    complain(f"{type(exc).__name__}: {text[:500]}", f"samcl {DEBUG} {' '.join(word for word in given if word != DEBUG)}".rstrip())
+    complain(
+        f"{type(exc).__name__}: {text[:500]}",
+        f"samcl {DEBUG} {' '.join(word for word in given if word != DEBUG)}".rstrip(),
+    )
     return 1
 
 

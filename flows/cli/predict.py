@@ -55,6 +55,8 @@ def predict(
     settings: Settings = context.obj
     points, frame = [parse_point(text) for text in point or []], parse_box(box) if box else None
     mask_path = out or Path(f"{image.stem}_mask.png")
+    if not image.is_file():
+        raise UsageError(f"{image} is not a file, expected an image")
     if mask_path.suffix.lower() != ".png":
         raise UsageError(f"--out is {mask_path}, expected a .png file: a mask must not be compressed with loss")
     if not mask_path.absolute().parent.is_dir():
