@@ -182,7 +182,8 @@ class Workspace:
         tracked = places.raw(domain).with_name(f"{domain}.dvc")
         found = [places.domain(domain), places.module(domain), places.curve(domain), places.bank(domain)]
         found += [places.embeddings(role, domain) for role in _ROLES]
-        found += [places.scores(domain), places.pictures(domain), places.checkpoint(domain)]
+        found += [places.scores(domain), places.images(domain), places.pictures(domain)]
+        found += sorted(places.checkpoint(domain).parent.glob(f"{domain}.*"))
         # Without its .dvc file the arrived data may exist nowhere else.
         found += [places.raw(domain), tracked] if tracked.is_file() else []
         return [path for path in found if path.exists() or path.is_symlink()]

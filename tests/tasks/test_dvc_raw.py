@@ -7,6 +7,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from ruamel.yaml import YAML
 
 from samcl_core.errors import UsageError
 from tasks import dvc
@@ -165,6 +166,21 @@ def test_remove_takes_files_and_lock_entries(root: Path, source: Path) -> None:
     assert "base" in text
     # DVC still has the data: it comes back without the source.
     assert any((root / ".dvc" / "cache").rglob("*.dir"))
+
+
+def test_remove_takes_every_output_of_the_graph(root: Path) -> None:
+    workspace = Workspace(root)
+    workspace.declare("A")
+    values = YAML(typ="safe").load((root / "dvc.yaml").read_text())["stages"].values()
+    outs = [out for stage in values for kind in ("outs", "metrics") for out in stage.get("do", {}).get(kind, [])]
+    names = [out if isinstance(out, str) else next(iter(out)) for out in outs]
+    paths = [root / name.replace("${key}", "A").replace("${item.role}", "learn") for name in names]
+    assert len(paths) >= 12
+    for path in paths:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("1")
+    workspace.remove_domain("A")
+    assert not [path for path in paths if path.exists()]
 
 
 def test_remove_keeps_data_that_dvc_does_not_have(root: Path) -> None:
