@@ -20,8 +20,12 @@ from tasks.workspace import Workspace, init_workspace
 
 __all__ = ["DOMAINS", "DemoOptions", "draw_sources", "run_demo"]
 
-DOMAINS = {"NaturalScenes": ("natural", "natural"), "Polyps": ("polyp", "learn"), "Shadows": ("shadow", "learn")}
-DOMAINS["Cracks"] = ("crack", "learn")
+DOMAINS = {
+    "NaturalScenes": ("natural", "natural"),
+    "Polyps": ("polyp", "learn"),
+    "Shadows": ("shadow", "learn"),
+    "Cracks": ("crack", "learn"),
+}
 """Domain to scene and role, in the order of arrival."""
 
 SIZE_PX = 128

@@ -69,8 +69,9 @@ def remove(
 
     settings: Settings = context.obj
     workspace = Workspace(settings.root())
-    if not yes:
-        typer.confirm(f"Remove {domain} and everything learnt from it from {workspace.root}?", abort=True)
+    if not yes and not typer.confirm(f"Remove {domain} and everything learnt from it from {workspace.root}?"):
+        note("nothing was removed")
+        raise typer.Exit(1)
     later = workspace.remove_domain(domain)
     say(f"removed {domain}")
     if later:
