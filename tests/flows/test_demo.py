@@ -52,7 +52,6 @@ def test_a_folder_of_something_else_is_left_alone(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.ci
 @pytest.mark.timeout(1800)
 def test_the_demo_and_what_can_be_done_with_it(
     tmp_path: Path, server: Server, samcl: Callable[..., tuple[str, str]]
