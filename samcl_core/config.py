@@ -157,6 +157,7 @@ class SelectorParams(_Section):
     batch_size: int = Field(24, ge=2)
     lr: float = Field(0.01, gt=0)
     classes: Literal["growing", "fixed"] | None = None
+    num_classes: int = Field(6, ge=2, le=10_000, description="outputs from the first domain on (fixed)")
     fallback: Literal["novelty", "never"] | None = None
     novelty_quantile: float = Field(0.99, gt=0, lt=1, description="share of a domain's own images inside its threshold")
 

@@ -1,9 +1,16 @@
-"""Tests never see the settings of the person who runs them."""
+"""Tests never see the settings of the person who runs them; numbers recorded from the published code are compared once,
+for the tests and for ``docs/parity.md``."""
 
 from __future__ import annotations
 
+import importlib.util
 import os
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+from typing import Any
 
+import numpy as np
 import pytest
 
 _FOREIGN = (
@@ -17,9 +24,81 @@ _FOREIGN = (
     "PREFECT_PROFILE",
     "SAMCL_PROGRESS_FILE",
 )
+_GOLDEN = Path(__file__).parent / "golden"
 
 
 def pytest_configure(config: pytest.Config) -> None:
     config.option.importmode = "importlib"
     for name in _FOREIGN:
         os.environ.pop(name, None)
+
+
+class Parity:
+    """Asserts that numbers of ours equal recorded ones, and hands both on to ``tests/parity/report.py``."""
+
+    def __init__(self, record: Callable[[str, Any], None]) -> None:
+        self._record = record
+
+    def __call__(
+        self, quantity: str, network: str, ours: Any, recorded: Any, *, atol: float = 0.0, rtol: float = 0.0
+    ) -> None:
+        """``|ours - recorded| <= atol + rtol * |recorded|`` everywhere, shapes equal."""
+        found, expected = np.asarray(ours, np.float64), np.asarray(recorded, np.float64)
+        assert found.shape == expected.shape, f"{quantity} ({network}): shape {found.shape}, recorded {expected.shape}"
+        difference = np.abs(found - expected)
+        excess = difference / (atol + rtol * np.abs(expected)) if atol else difference - rtol * np.abs(expected)
+        at = np.unravel_index(int(np.argmax(excess)), found.shape) if found.size else ()
+        self._keep(
+            quantity,
+            network,
+            ours=float(found[at]),
+            recorded=float(expected[at]),
+            difference=float(difference.max()),
+            atol=atol,
+            rtol=rtol,
+            count=found.size,
+        )
+        np.testing.assert_allclose(found, expected, rtol=rtol, atol=atol, err_msg=f"{quantity} ({network})")
+
+    def masks(self, quantity: str, network: str, ours: Any, recorded: Any, *, at_most: float) -> None:
+        """At most the share ``at_most`` of the pixels differs between two boolean arrays; ``recorded`` may be packed."""
+        found, expected = np.asarray(ours, bool).ravel(), np.asarray(recorded)
+        expected = expected.ravel() if expected.dtype == bool else np.unpackbits(expected).astype(bool)
+        assert found.shape == expected.shape, f"{quantity} ({network}): {found.size} pixels, recorded {expected.size}"
+        share = float((found != expected).mean())
+        sums = {"ours": float(found.sum()), "recorded": float(expected.sum())}
+        self._keep(quantity, network, **sums, difference=share, share=at_most, count=found.size)
+        assert share <= at_most, f"{quantity} ({network}): {share:.3%} of the pixels differ, at most {at_most:.3%} may"
+
+    def _keep(self, quantity: str, network: str, **numbers: float) -> None:
+        self._record("parity", {"quantity": quantity, "network": network, **numbers})
+
+
+@pytest.fixture
+def parity(record_property: Callable[[str, Any], None]) -> Parity:
+    """``parity(quantity, network, ours, recorded, atol=, rtol=)``; ``parity.masks(...)`` for masks."""
+    return Parity(record_property)
+
+
+@pytest.fixture(scope="session")
+def golden() -> Callable[[str], dict[str, np.ndarray]]:
+    """``golden(name)``: the arrays of ``tests/golden/<name>.npz``. A missing file is an error, never a skip."""
+
+    def read(name: str) -> dict[str, np.ndarray]:
+        path = _GOLDEN / f"{name}.npz"
+        if not path.is_file():
+            raise FileNotFoundError(f"tests/golden/{path.name} is missing; next: git checkout -- tests/golden")
+        with np.load(path) as arrays:
+            return dict(arrays)
+
+    return read
+
+
+@pytest.fixture(scope="session")
+def recipe() -> ModuleType:
+    """``tests/recipe.py``: the weights and inputs that numbers were recorded for."""
+    spec = importlib.util.spec_from_file_location("recipe", _GOLDEN.parent / "recipe.py")
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module

@@ -78,7 +78,10 @@ def _summary(bank: Bank) -> dict[str, Any]:
     ]
     classes: list[str] = []
     if isinstance(bank.selector, MlpSelector):
-        classes = [*bank.selector.domains, *bank.selector.natural]
+        spare = [f"unused_{number}" for number in range(bank.selector.num_spare)]
+        classes = [*bank.selector.domains, *bank.selector.natural, *spare]
+        if spare:
+            limits.append(f"outputs without a class mean plain SAM here; name them as natural classes there: {spare}")
         if bank.selector.gate is not None:
             limits.append("images that fit no domain get plain SAM here, and the most probable module there")
         limits.append(f"the scripts must be told the order of the selector's outputs: {classes}")

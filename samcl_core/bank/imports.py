@@ -17,11 +17,13 @@ from samcl_core.selectors import MlpSelector
 from samcl_core.selectors.mlp import SelectorMlp
 
 __all__ = [
+    "PUBLISHED_BACKBONES",
     "PUBLISHED_CLASSES",
     "PUBLISHED_NATURAL",
     "PUBLISHED_OPTIONS",
     "SELECTOR_NAME",
     "import_samcl",
+    "published_backbone",
     "read_published_module",
 ]
 
@@ -30,6 +32,8 @@ PUBLISHED_CLASSES = ("Kvasir", "camo", "ISTD", "ISIC", "cod", "COCO")
 PUBLISHED_NATURAL = ("COCO",)
 """Classes that mean plain SAM."""
 SELECTOR_NAME = "Module_Selector.pth"
+PUBLISHED_BACKBONES = {(768, 7): "sam_vit_b", (384, 6): "sam2.1_hiera_tiny"}
+"""Width and first adapted block of the published modules, and the model that has them."""
 PUBLISHED_OPTIONS = {"window_heatmap": "shrink", "neck_axes": "transposed", "point_labels": "ignored"}
 """What the published code does in the AugModule; its files do not say."""
 
@@ -52,7 +56,7 @@ def import_samcl(
 
     Args:
         folder: where the files are.
-        backbone: name of the model they belong to; the files do not say.
+        backbone: name of the model they belong to; ``published_backbone`` knows those of the published files.
         backbone_sha256: digest of its checkpoint.
         classes: the selector's outputs in order.
         natural: those of ``classes`` that have no module.
@@ -60,7 +64,7 @@ def import_samcl(
     Raises:
         LayoutError: files are missing or surplus.
         UnsafeFileError: a file is damaged, or asks for anything but tensors and the known containers.
-        BankError: a file does not hold what a published one holds.
+        BankError: a file does not hold what a published one holds, or it belongs to another published model.
     """
     learnt = [name for name in classes if name not in natural]
     _check_folder(folder, learnt)
@@ -69,6 +73,7 @@ def import_samcl(
     for name in learnt:
         path = folder / f"{name}.pth"
         tensors, split = read_published_module(path)
+        _check_backbone(path, backbone, tensors, split)
         modules.append(
             Module(
                 domain=name,
@@ -96,6 +101,33 @@ def _check_folder(folder: Path, learnt: Sequence[str]) -> None:
         raise LayoutError(
             f"{folder}: missing {missing}, surplus {surplus}; expected {sorted(expected)}",
             hint="name the selector's classes in order if they are not the published ones",
+        )
+
+
+def published_backbone(folder: Path) -> str | None:
+    """The model that a folder of published files belongs to, ``None`` where its modules fit none of the published ones.
+
+    Raises:
+        LayoutError: the folder holds no module.
+        UnsafeFileError: the first module is damaged or asks for anything that is not data.
+        BankError: it is data, and not a module.
+    """
+    paths = sorted(path for path in folder.glob("*.pth") if path.name != SELECTOR_NAME)
+    if not paths:
+        raise LayoutError(f"{folder} holds no <domain>.pth", hint="name the folder that holds the published files")
+    tensors, split = read_published_module(paths[0])
+    return PUBLISHED_BACKBONES.get((int(tensors["A.weight"].shape[-1]), split))
+
+
+def _check_backbone(path: Path, backbone: str, tensors: dict[str, Tensor], split: int) -> None:
+    width = int(tensors["A.weight"].shape[-1])
+    expected = {name: site for site, name in PUBLISHED_BACKBONES.items()}.get(backbone, (width, split))
+    if (width, split) != expected:
+        fits = PUBLISHED_BACKBONES.get((width, split), "another model")
+        raise BankError(
+            f"{path} adapts blocks of width {width} from block {split} on, {backbone} has {expected[0]} from block "
+            f"{expected[1]} on; it was made for {fits}",
+            hint="--backbone NAME",
         )
 
 

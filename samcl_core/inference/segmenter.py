@@ -6,6 +6,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
@@ -17,6 +18,7 @@ from samcl_core.backbones.build import load_backbone
 from samcl_core.bank import Bank, stack_modules
 from samcl_core.config import BackboneParams
 from samcl_core.errors import PromptError, UsageError
+from samcl_core.evaluation.metrics import binarize
 from samcl_core.selectors.base import PLAIN
 from samcl_core.training import resize_logits
 
@@ -169,6 +171,7 @@ class Segmenter:
         prompts: Sequence[Prompt],
         module: str | Sequence[str] = AUTO,
         batch_size: int = 8,
+        upsampling: Literal["bilinear", "nearest"] = "bilinear",
     ) -> list[Prediction]:
         """One prediction an image.
 
@@ -177,6 +180,7 @@ class Segmenter:
             prompts: one an image, in the 1024 frame.
             module: ``auto``, ``plain``, a domain, or one of these an image.
             batch_size: images that are in the network at once.
+            upsampling: how logits become masks of the images' sizes; ``nearest`` is the published SAMCL code on SAM.
 
         Raises:
             PromptError: not one prompt an image.
@@ -192,7 +196,7 @@ class Segmenter:
             masks, routing = self.segment(self.backbone.prefix(pixels), batch, [wanted[row] for row in rows])
             for position, row in enumerate(rows):
                 size = (images[row].shape[0], images[row].shape[1])
-                mask = resize_logits(masks.logits[position : position + 1], size)[0, 0] > 0
+                mask = binarize(resize_logits(masks.logits[position : position + 1], size, upsampling)[0, 0])
                 answers[row] = Prediction(
                     mask.cpu().numpy(),
                     float(masks.iou[position, 0]),

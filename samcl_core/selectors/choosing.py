@@ -52,7 +52,7 @@ def choice_of(log_probabilities: Tensor, num_domains: int, novelty: Tensor) -> C
     """The most probable class, or plain when that class is a natural one or the image fits none.
 
     Args:
-        log_probabilities: (B, K) of the classes, the ``num_domains`` learnt ones first, then natural ones.
+        log_probabilities: (B, K) of the classes, the ``num_domains`` learnt ones first, then natural and spare ones.
         num_domains: how many classes have a module.
         novelty: (B,) >= 0; above 1 (or NaN) the answer is plain.
 

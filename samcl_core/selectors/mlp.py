@@ -59,13 +59,15 @@ class MlpSelector:
     def __init__(
         self, network: SelectorMlp, domains: Sequence[str], natural: Sequence[str], gate: NoveltyGate | None = None
     ) -> None:
+        """Outputs of ``network`` beyond ``domains`` and ``natural`` belong to no class yet and mean plain SAM."""
         self.domains, self.natural, self.gate = tuple(domains), tuple(natural), gate
+        self.num_spare = network.layer4.out_features - len(self.domains) - len(self.natural)
         self._network = copy.deepcopy(network).double().eval().requires_grad_(False)
         self._dim = int(network.layer1.in_features)
 
     @torch.no_grad()
     def logits(self, embeddings: Tensor) -> Tensor:
-        """(B, C) embeddings to (B, K) float32 logits: learnt domains first, then natural classes."""
+        """(B, C) embeddings to (B, K) float32 logits: learnt domains, then natural classes, then spare outputs."""
         check_embeddings(embeddings, self._dim)
         return self._network(embeddings.double()).float()  # type: ignore[no-any-return]
 
@@ -95,6 +97,7 @@ class MlpSelector:
             "dim": self._dim,
             "domains": list(self.domains),
             "natural": list(self.natural),
+            "num_spare": self.num_spare,
             "thresholds": None if self.gate is None else self.gate.limits((*self.domains, *self.natural)),
         }
         tensors = {
@@ -113,12 +116,13 @@ class MlpSelector:
             BankError: tensors are missing, unknown or of another shape.
         """
         domains, natural = tuple(values["domains"]), tuple(values["natural"])
-        network = SelectorMlp.seeded(int(values["dim"]), len(domains) + len(natural), 0)
+        num_classes = len(domains) + len(natural) + int(values["num_spare"])
+        network = SelectorMlp.seeded(int(values["dim"]), num_classes, 0)
         weights = {name: tensor for name, tensor in tensors.items() if not name.startswith("gate.")}
         try:
             network.load_state_dict(weights)
         except RuntimeError as exc:
-            raise BankError(f"selector tensors do not fit {len(domains) + len(natural)} classes: {exc}") from exc
+            raise BankError(f"selector tensors do not fit {num_classes} classes: {exc}") from exc
         parts = {name.removeprefix("gate."): t for name, t in tensors.items() if name.startswith("gate.")}
         limits = values["thresholds"]
         gate = None if limits is None else NoveltyGate.stored(parts, limits, (*domains, *natural))
@@ -166,24 +170,27 @@ def fit_mlp(
 ) -> MlpSelector:
     """Train the selector on stored embeddings, on the CPU; same input, same bytes.
 
-    ``params.classes`` needs no distinction here: the published code has outputs for domains that are yet to come
-    (``fixed``), which no embedding ever trains; both settings give one output for each class known at the fit.
-
     Args:
-        params: epochs, least steps, batch size, rate, fallback and its quantile.
+        params: epochs, least steps, batch size, rate, fallback and its quantile. With ``classes: fixed`` the network
+            has ``num_classes`` outputs from the first domain on, as published; those of domains yet to come are only
+            ever taught not to answer.
         learnt: name to (n, C) embeddings of domains with a module, in the order of the bank; at least one.
         natural: the same for natural images.
         seed: of initialisation and order.
+
+    Raises:
+        BankError: there are more classes than fixed outputs, or the training diverged.
     """
     classes = {**learnt, **natural}
+    num_outputs = _num_outputs(params, len(classes))
     rows = torch.cat([x.float().cpu() for x in classes.values()])
     labels = torch.cat([torch.full((len(x),), k) for k, x in enumerate(classes.values())])
     text = derived_seed(seed, "selector", *classes)
-    network = SelectorMlp.seeded(rows.shape[1], len(classes), text)
+    network = SelectorMlp.seeded(rows.shape[1], num_outputs, text)
     optimizer = torch.optim.SGD(network.parameters(), lr=params.lr)
     generator = torch.Generator().manual_seed(text)
-    # One class needs no training (its probability is 1), and one row could not be normalised.
-    for _ in range(num_epochs(params, len(rows)) if len(classes) > 1 else 0):
+    # One output needs no training (its probability is 1), and one row could not be normalised.
+    for _ in range(num_epochs(params, len(rows)) if num_outputs > 1 and len(rows) > 1 else 0):
         order = batches_of(len(rows), params.batch_size, generator)
         train_epoch(network, optimizer, ((rows[batch], labels[batch]) for batch in order))
     if not all(bool(torch.isfinite(p).all()) for p in network.parameters()):
@@ -192,3 +199,14 @@ def fit_mlp(
         )
     gate = None if params.fallback == "never" else NoveltyGate.fit(classes, params.novelty_quantile)
     return MlpSelector(network, tuple(learnt), tuple(natural), gate)
+
+
+def _num_outputs(params: SelectorParams, num_classes: int) -> int:
+    if params.classes != "fixed":
+        return num_classes
+    if num_classes > params.num_classes:
+        raise BankError(
+            f"selector.classes is fixed at {params.num_classes} outputs, and there are {num_classes} classes",
+            hint=f"set selector.num_classes to {num_classes} or more in params.yaml, or classes to growing",
+        )
+    return params.num_classes

@@ -1,41 +1,30 @@
-"""The recipe's weights and inputs, and the golden numbers, for all parity tests."""
+"""Both full-size networks with recipe weights, opened once for all parity tests."""
 
 from __future__ import annotations
 
 import importlib.util
 import os
-from collections.abc import Callable
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
-import numpy as np
 import pytest
 import torch
 
 from samcl_core.backbones import Prompts
 
-_TESTS = Path(__file__).parents[1]
-
 
 @pytest.fixture(scope="session")
-def recipe() -> ModuleType:
-    """``tests/recipe.py`` as a module."""
-    spec = importlib.util.spec_from_file_location("recipe", _TESTS / "recipe.py")
+def network_case() -> ModuleType:
+    """``network_case.py`` beside this file."""
+    spec = importlib.util.spec_from_file_location("network_case", Path(__file__).with_name("network_case.py"))
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
+    sys.modules["network_case"] = module
     spec.loader.exec_module(module)
     return module
-
-
-@pytest.fixture(scope="session")
-def golden() -> Callable[[str], dict[str, np.ndarray]]:
-    """Arrays of one golden file by name."""
-
-    def read(name: str) -> dict[str, np.ndarray]:
-        with np.load(_TESTS / "golden" / f"{name}.npz") as arrays:
-            return dict(arrays)
-
-    return read
 
 
 @pytest.fixture(scope="session")
@@ -46,9 +35,33 @@ def synthetic_prompts(recipe: ModuleType) -> Prompts:
 
 
 @pytest.fixture(scope="session")
-def all_threads():
+def all_threads() -> Iterator[None]:
     """Full-size networks use every core whatever OMP_NUM_THREADS says."""
     before = torch.get_num_threads()
     torch.set_num_threads(len(os.sched_getaffinity(0)))
     yield
     torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="session")
+def sam1(
+    network_case: ModuleType, recipe: ModuleType, golden: Any, synthetic_prompts: Prompts, all_threads: None
+) -> Any:
+    """SAM ViT-B after its prefix on the synthetic image."""
+    return network_case.open_case("sam1", recipe, golden("sam1_forward"), synthetic_prompts)
+
+
+@pytest.fixture(scope="session")
+def sam2(
+    network_case: ModuleType, recipe: ModuleType, golden: Any, synthetic_prompts: Prompts, all_threads: None
+) -> Any:
+    """SAM 2.1 tiny after its prefix on the synthetic image."""
+    return network_case.open_case("sam2", recipe, golden("sam2_forward"), synthetic_prompts)
+
+
+@pytest.fixture(params=[pytest.param("sam1", marks=pytest.mark.slow), "sam2"])
+def case(request: pytest.FixtureRequest, parity: Any) -> Any:
+    """Either network; its checks go to this test's ``parity``. SAM ViT-B is slow."""
+    found = request.getfixturevalue(request.param)
+    found.parity = parity
+    return found

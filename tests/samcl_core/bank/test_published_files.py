@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import importlib.util
 import io
 import json
 import os
@@ -18,13 +17,12 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from torch import nn
 
 from samcl_core.bank import Bank, Module, export_samcl, import_samcl, verify_bank
-from samcl_core.bank.imports import PUBLISHED_CLASSES, read_published_module
+from samcl_core.bank.imports import PUBLISHED_CLASSES, published_backbone, read_published_module
 from samcl_core.bank.torch_reader import Record, read_torch_file
 from samcl_core.config import SelectorParams
 from samcl_core.errors import BankError, LayoutError, UnsafeFileError
@@ -38,7 +36,7 @@ MakeBank = Callable[..., Bank]
 TESTS = Path(__file__).parents[2]
 RELEASED = TESTS.parents[1] / "shared" / "samples" / "released"
 SHA256 = "ab" * 32
-FAMILIES = {"SAM1": ("sam_vit_b", 768), "SAM2": ("sam2.1_hiera_tiny", 384)}
+FAMILIES = {"SAM1": ("sam_vit_b", 768, "SAM ViT-B"), "SAM2": ("sam2.1_hiera_tiny", 384, "SAM 2.1 tiny")}
 
 needs_released = pytest.mark.skipif(
     not RELEASED.is_dir(), reason=f"needs the published modules at {RELEASED} (SAM1/*.pth, SAM2/*.pth)"
@@ -488,6 +486,24 @@ def test_export_without_mlp_has_no_selector_file(make_bank: MakeBank, tmp_path: 
     assert summary["classes"] == [] and "'gaussian' is not exported" in " ".join(summary["limits"])
 
 
+def test_outputs_without_a_class_are_exported_and_named(make_bank: MakeBank, tmp_path: Path) -> None:
+    params = SelectorParams(epochs=1, min_steps=0, classes="fixed", num_classes=4)
+    summary = export_samcl(make_bank("a", params=params), tmp_path / "out")
+    assert summary["classes"] == ["a", "nature", "unused_0", "unused_1"]
+    assert "name them as natural classes" in " ".join(summary["limits"])
+    classes = summary["classes"]
+    again = import_samcl(tmp_path / "out", "tiny", SHA256, classes=classes, natural=classes[1:])
+    assert again.names == ("a",)
+
+
+def test_the_model_is_known_from_the_modules(tmp_path: Path, released: Path) -> None:
+    assert published_backbone(released) is None
+    with pytest.raises(BankError, match="adapts blocks of width 16 from block 2 on, sam_vit_b has 768 from block 7 on"):
+        import_samcl(released, "sam_vit_b", SHA256, classes=("Kvasir", "camo", "COCO"))
+    with pytest.raises(LayoutError, match=r"holds no <domain>\.pth"):
+        published_backbone(tmp_path)
+
+
 def test_export_needs_modules_of_the_published_kind(make_bank: MakeBank, tmp_path: Path) -> None:
     with pytest.raises(BankError, match="no module"):
         export_samcl(make_bank(), tmp_path / "out")
@@ -499,42 +515,41 @@ def test_export_needs_modules_of_the_published_kind(make_bank: MakeBank, tmp_pat
 
 @needs_released
 @pytest.mark.parametrize("family", FAMILIES)
-def test_published_modules_equal_their_recorded_checksums(family: str) -> None:
-    name, _ = FAMILIES[family]
+def test_published_modules_equal_their_recorded_checksums(family: str, golden: Any) -> None:
+    name, _, _ = FAMILIES[family]
+    assert published_backbone(RELEASED / family) == name
     bank = import_samcl(RELEASED / family, name, SHA256)
     assert bank.names == PUBLISHED_CLASSES[:5]
-    with np.load(TESTS / "golden" / "released_module_checksums.npz") as golden:
-        for module in bank.modules:
-            prefix = f"{family.lower()}_{module.domain}"
-            expected = dict(zip(golden[f"{prefix}_keys"], golden[f"{prefix}_sha256"], strict=True))
-            found = {n: hashlib.sha256(t.numpy().tobytes()).hexdigest() for n, t in module.tensors.items()}
-            assert found == expected
-            blocks = golden[f"{prefix}_lora_layer"]
-            assert module.split == blocks[0] and f"B_{len(blocks) - 1:03d}.weight" in found
+    recorded = golden("released_module_checksums")
+    for module in bank.modules:
+        prefix = f"{family.lower()}_{module.domain}"
+        expected = dict(zip(recorded[f"{prefix}_keys"], recorded[f"{prefix}_sha256"], strict=True))
+        found = {n: hashlib.sha256(t.numpy().tobytes()).hexdigest() for n, t in module.tensors.items()}
+        assert found == expected
+        blocks = recorded[f"{prefix}_lora_layer"]
+        assert module.split == blocks[0] and f"B_{len(blocks) - 1:03d}.weight" in found
 
 
 @needs_released
 @pytest.mark.parametrize("family", FAMILIES)
-def test_published_selector_gives_the_recorded_logits(family: str) -> None:
-    name, dim = FAMILIES[family]
-    spec = importlib.util.spec_from_file_location("recipe", TESTS / "recipe.py")
-    assert spec is not None and spec.loader is not None
-    recipe = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(recipe)
+def test_published_selector_gives_the_recorded_logits(
+    family: str, recipe: ModuleType, golden: Any, parity: Any
+) -> None:
+    name, dim, label = FAMILIES[family]
+    recorded = golden("selector")
     selector = import_samcl(RELEASED / family, name, SHA256).selector
     assert isinstance(selector, MlpSelector)
-    with np.load(TESTS / "golden" / "selector.npz") as golden:
-        rows = torch.from_numpy(recipe.random_embeddings(dim))
-        np.testing.assert_allclose(selector.logits(rows), golden[f"released_{dim}_logits_random"], atol=2e-3)
-        tensors = selector.state()[1]
-        expected = dict(zip(golden[f"released_{dim}_keys"], golden[f"released_{dim}_sha256"], strict=True))
-        assert {n: hashlib.sha256(tensors[n].numpy().tobytes()).hexdigest() for n in expected} == expected
+    logits = selector.logits(torch.from_numpy(recipe.random_embeddings(dim)))
+    parity("released selector: logits", label, logits, recorded[f"released_{dim}_logits_random"], atol=2e-3)
+    tensors = selector.state()[1]
+    expected = dict(zip(recorded[f"released_{dim}_keys"], recorded[f"released_{dim}_sha256"], strict=True))
+    assert {n: hashlib.sha256(tensors[n].numpy().tobytes()).hexdigest() for n in expected} == expected
 
 
 @needs_released
 @pytest.mark.parametrize("family", FAMILIES)
 def test_published_modules_survive_export_and_import(family: str, tmp_path: Path) -> None:
-    name, _ = FAMILIES[family]
+    name, _, _ = FAMILIES[family]
     bank = import_samcl(RELEASED / family, name, SHA256)
     export_samcl(bank, tmp_path / "out")
     again = import_samcl(tmp_path / "out", name, SHA256)

@@ -1,35 +1,12 @@
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Callable
-from pathlib import Path
-from types import ModuleType
 
-import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
-_TESTS = Path(__file__).parents[2]
-
 Draw = Callable[..., Tensor]
-
-
-@pytest.fixture(scope="session")
-def recipe() -> ModuleType:
-    """``tests/recipe.py`` as a module."""
-    spec = importlib.util.spec_from_file_location("recipe", _TESTS / "recipe.py")
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-@pytest.fixture(scope="session")
-def golden() -> dict[str, np.ndarray]:
-    """Selector numbers recorded from the published code."""
-    with np.load(_TESTS / "golden" / "selector.npz") as arrays:
-        return dict(arrays)
 
 
 @pytest.fixture(scope="session")

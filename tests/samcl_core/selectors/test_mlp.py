@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from types import ModuleType
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ from samcl_core.selectors.mlp import SelectorMlp, batches_of, num_epochs, train_
 Draw = Callable[..., Tensor]
 CLASSES = ("Kvasir", "camo", "ISTD", "ISIC", "cod")
 QUICK = SelectorParams(epochs=2, min_steps=0)
+LABELS = {768: "SAM ViT-B", 384: "SAM 2.1 tiny"}
 ATOL = 1e-5
 """The oracle asks for 1e-4; measured is below 1e-6."""
 
@@ -28,34 +30,46 @@ def recipe_network(recipe: ModuleType, dim: int) -> SelectorMlp:
     return network
 
 
+@pytest.fixture(scope="module")
+def recorded(golden: Callable[[str], dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
+    return golden("selector")
+
+
 @pytest.mark.parametrize("dim", [768, 384])
-def test_logits_equal_the_published_network(recipe: ModuleType, golden: dict[str, np.ndarray], dim: int) -> None:
+def test_logits_equal_the_published_network(
+    recipe: ModuleType, recorded: dict[str, np.ndarray], dim: int, parity: Any
+) -> None:
     network = recipe_network(recipe, dim)
     embeddings = torch.from_numpy(recipe.random_embeddings(dim))
     selector = MlpSelector(network, CLASSES, ("COCO",))
-    np.testing.assert_allclose(selector.logits(embeddings), golden[f"recipe_{dim}_logits_random"], atol=ATOL)
-    trained = network.train()(embeddings).detach()
-    np.testing.assert_allclose(trained, golden[f"recipe_{dim}_logits_random_trainmode"], atol=ATOL)
+    found, expected = selector.logits(embeddings), recorded[f"recipe_{dim}_logits_random"]
+    parity("selector: logits", LABELS[dim], found, expected, atol=ATOL)
+    found, expected = network.train()(embeddings).detach(), recorded[f"recipe_{dim}_logits_random_trainmode"]
+    parity("selector: logits in train mode", LABELS[dim], found, expected, atol=ATOL)
 
 
 @pytest.mark.parametrize("dim", [768, 384])
-def test_three_epochs_equal_the_published_training(recipe: ModuleType, golden: dict[str, np.ndarray], dim: int) -> None:
+def test_three_epochs_equal_the_published_training(
+    recipe: ModuleType, recorded: dict[str, np.ndarray], dim: int, parity: Any
+) -> None:
     network = recipe_network(recipe, dim)
     rows, labels = torch.from_numpy(recipe.random_embeddings(dim)), torch.from_numpy(recipe.random_embedding_labels())
     optimizer = torch.optim.SGD(network.parameters(), lr=0.01)
     batches = [(rows[i : i + 16], labels[i : i + 16]) for i in range(0, 64, 16)]
     losses = [train_epoch(network, optimizer, batches) for _ in range(3)]
-    np.testing.assert_allclose(losses, golden[f"recipe_{dim}_train_losses"], rtol=1e-6)
+    label, prefix = LABELS[dim], f"recipe_{dim}"
+    parity("selector training: losses", label, losses, recorded[f"{prefix}_train_losses"], rtol=1e-6)
     after = MlpSelector(network, CLASSES, ("COCO",)).logits(rows)
-    np.testing.assert_allclose(after, golden[f"recipe_{dim}_logits_after_train"], atol=ATOL)
-    np.testing.assert_allclose(network.norm1.running_mean, golden[f"recipe_{dim}_running_mean1_after_train"], atol=ATOL)
-    np.testing.assert_allclose(network.norm1.running_var, golden[f"recipe_{dim}_running_var1_after_train"], atol=ATOL)
+    parity("selector training: logits after it", label, after, recorded[f"{prefix}_logits_after_train"], atol=ATOL)
+    for name in ("mean", "var"):
+        found, expected = getattr(network.norm1, f"running_{name}"), recorded[f"{prefix}_running_{name}1_after_train"]
+        parity("selector training: running statistics", label, found, expected, atol=ATOL)
 
 
 @pytest.mark.parametrize("dim", [768, 384])
-def test_tensor_names_and_shapes_are_the_published_ones(golden: dict[str, np.ndarray], dim: int) -> None:
+def test_tensor_names_and_shapes_are_the_published_ones(recorded: dict[str, np.ndarray], dim: int) -> None:
     state = SelectorMlp(dim, 6).state_dict()
-    expected = dict(zip(golden[f"released_{dim}_keys"], golden[f"released_{dim}_shapes"], strict=True))
+    expected = dict(zip(recorded[f"released_{dim}_keys"], recorded[f"released_{dim}_shapes"], strict=True))
     assert list(state) == list(expected)
     assert {name: "x".join(map(str, t.shape)) for name, t in state.items()} == {
         name: "x".join(part.strip() for part in str(shape).strip("(),[]").replace("x", ",").split(",") if part.strip())
@@ -114,6 +128,37 @@ def test_fallback_never_always_picks_a_known_class(draw: Draw) -> None:
     selector = fit_selector(params, {"a": draw(0, 30), "b": draw(1, 30)}, {}, 0)
     choice = selector.choose(draw(7, 50) * 100)
     assert (choice.index >= 0).all() and (choice.novelty == 0).all()
+
+
+@pytest.mark.parametrize(("classes", "outputs"), [("growing", [2, 3]), ("fixed", [6, 6])])
+def test_outputs_grow_with_the_domains_or_are_there_from_the_first(
+    draw: Draw, classes: Literal["growing", "fixed"], outputs: list[int]
+) -> None:
+    params = SelectorParams(classes=classes, epochs=1, min_steps=0, fallback="never")
+    learnt = {"a": draw(0, 30)}
+    for name, num_outputs in zip("bc", outputs, strict=True):
+        learnt[name] = draw(len(learnt), 30)
+        selector = fit_selector(params, learnt, {}, 0)
+        assert isinstance(selector, MlpSelector)
+        assert selector.logits(draw(0, 3)).shape == (3, num_outputs)
+        again = load_selector(*selector.state())
+        assert torch.equal(again.choose(draw(1, 9)).confidence, selector.choose(draw(1, 9)).confidence)
+
+
+def test_an_output_without_a_class_means_plain(draw: Draw) -> None:
+    params = SelectorParams(classes="fixed", num_classes=4, epochs=1, min_steps=0, fallback="never")
+    selector = fit_selector(params, {"a": draw(0, 30)}, {"n": draw(1, 30)}, 0)
+    values, tensors = selector.state()
+    tensors["layer4.bias"] = torch.tensor([0.0, 0.0, 0.0, 1e3])
+    choice = load_selector(values, tensors).choose(draw(0, 5))
+    assert (choice.index == -1).all() and torch.equal(choice.confidence, torch.ones(5))
+
+
+def test_more_classes_than_fixed_outputs_are_refused(draw: Draw) -> None:
+    params = SelectorParams(classes="fixed", num_classes=2)
+    with pytest.raises(BankError, match="fixed at 2 outputs, and there are 3 classes") as caught:
+        fit_selector(params, {"a": draw(0, 9), "b": draw(1, 9)}, {"n": draw(2, 9)}, 0)
+    assert "selector.num_classes" in caught.value.hint
 
 
 @pytest.mark.parametrize(("num", "sizes"), [(48, [24, 24]), (49, [24, 25]), (25, [25]), (1, [1]), (50, [24, 24, 2])])

@@ -29,12 +29,6 @@ def case() -> ModuleType:
     return load_file(HERE / "training_case.py")
 
 
-@pytest.fixture(scope="session")
-def recipe() -> ModuleType:
-    """Inputs of the recorded numbers."""
-    return load_file(HERE.parents[1] / "recipe.py")
-
-
 @pytest.fixture
 def backbone() -> Backbone:
     return tiny_backbone()

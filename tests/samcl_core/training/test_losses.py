@@ -1,7 +1,8 @@
 from __future__ import annotations
 
-from pathlib import Path
+from collections.abc import Callable
 from types import ModuleType
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,14 +16,13 @@ RTOL, ATOL = 1e-5, 1e-6
 
 
 @pytest.fixture(scope="module")
-def goldens() -> dict[str, np.ndarray]:
-    with np.load(Path(__file__).parents[2] / "golden" / "losses.npz") as arrays:
-        return dict(arrays)
+def goldens(golden: Callable[[str], dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
+    return golden("losses")
 
 
 @pytest.mark.parametrize("name", CASES)
 def test_reference_loss_and_gradients_equal_the_published_code(
-    name: str, recipe: ModuleType, goldens: dict[str, np.ndarray]
+    name: str, recipe: ModuleType, goldens: dict[str, np.ndarray], parity: Any
 ) -> None:
     values = recipe.loss_case(name)
     logits = torch.from_numpy(values["logits"]).requires_grad_()
@@ -30,13 +30,15 @@ def test_reference_loss_and_gradients_equal_the_published_code(
     parts = mask_loss(logits, torch.from_numpy(values["mask"]), iou_pred, "reference")
     parts.total.backward()
     found = [parts.values()[part] for part in ("focal", "dice", "iou", "total")]
-    np.testing.assert_allclose(found, goldens[f"{name}_components"], rtol=RTOL, atol=ATOL)
+    parity("losses", "both", found, goldens[f"{name}_components"], rtol=RTOL, atol=ATOL)
     assert logits.grad is not None and iou_pred.grad is not None
-    np.testing.assert_allclose(logits.grad.numpy(), goldens[f"{name}_grad_logits"], rtol=RTOL, atol=1e-7)
-    np.testing.assert_allclose(iou_pred.grad.numpy(), goldens[f"{name}_grad_iou"], rtol=RTOL, atol=ATOL)
+    parity("loss gradients: logits", "both", logits.grad.numpy(), goldens[f"{name}_grad_logits"], rtol=RTOL, atol=1e-7)
+    parity("loss gradients: predicted IoU", "both", iou_pred.grad, goldens[f"{name}_grad_iou"], rtol=RTOL, atol=ATOL)
 
 
-def test_reference_parts_of_single_images_sum_to_the_batch(recipe: ModuleType, goldens: dict[str, np.ndarray]) -> None:
+def test_reference_parts_of_single_images_sum_to_the_batch(
+    recipe: ModuleType, goldens: dict[str, np.ndarray], parity: Any
+) -> None:
     values = recipe.loss_case("typical")
     for row, (focal, dice, _) in enumerate(goldens["typical_per_image"]):
         one = slice(row, row + 1)
@@ -46,7 +48,7 @@ def test_reference_parts_of_single_images_sum_to_the_batch(recipe: ModuleType, g
             torch.from_numpy(values["iou_pred"][one]),
             "reference",
         )
-        np.testing.assert_allclose([parts.focal, parts.dice], [focal, dice], rtol=RTOL, atol=ATOL)
+        parity("losses: images one by one", "both", [parts.focal, parts.dice], [focal, dice], rtol=RTOL, atol=ATOL)
 
 
 def random_case(num: int = 3, dtype: torch.dtype = torch.float32) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,14 +10,12 @@ from samcl_core.training.schedule import learning_rate
 
 
 @pytest.mark.parametrize("epochs", [20, 5])
-def test_cosine_per_iteration_equals_the_published_code(epochs: int) -> None:
-    with np.load(Path(__file__).parents[2] / "golden" / "lr_schedule.npz") as arrays:
-        expected = arrays[f"lr_T{epochs}"]
+def test_cosine_per_iteration_equals_the_published_code(epochs: int, golden: Any, parity: Any) -> None:
     found = [
         learning_rate(s, num_steps=100, epochs=epochs, lr=0.005, lr_min=1e-7, schedule="cosine_per_iteration")
         for s in range(100)
     ]
-    np.testing.assert_allclose(found, expected, rtol=1e-12, atol=1e-15)
+    parity("learning rate", "both", found, golden("lr_schedule")[f"lr_T{epochs}"], rtol=1e-12, atol=1e-15)
 
 
 def test_cosine_falls_once_over_all_steps_as_in_torch() -> None:
