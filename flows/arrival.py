@@ -16,6 +16,7 @@ from samcl_core.errors import UsageError
 from samcl_core.stages.places import BASE
 from tasks import dvc
 from tasks.limits import held
+from tasks.names import check_name
 from tasks.steps import (
     append_to_stream,
     declare,
@@ -26,7 +27,7 @@ from tasks.steps import (
     run_stage,
     track_training,
 )
-from tasks.workspace import Workspace, check_name
+from tasks.workspace import Workspace
 
 __all__ = ["Arrival", "ArrivalResult", "check_arrivals", "domain_arrival", "learn", "publish", "take_in"]
 

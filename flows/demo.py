@@ -10,9 +10,9 @@ from typing import Any
 
 from ruamel.yaml import YAML
 
-from flows.cli.arrivals import answer, run_flow
 from flows.cli.board import Board
 from flows.cli.output import note, say
+from flows.cli.running import answer, run_flow
 from samcl_core.config import parse_params
 from samcl_core.errors import UsageError
 from samcl_core.files import write_atomic

@@ -21,8 +21,8 @@ from ruamel.yaml.error import YAMLError
 from samcl_core.errors import SamclError, UsageError
 from samcl_core.files import staged_folder, write_atomic
 from samcl_core.progress import Progress, silent
+from tasks.names import check_name
 from tasks.processes import clean_environment, end_group, read_record, same_process, this_process, write_record
-from tasks.workspace import check_name
 
 __all__ = [
     "Busy",

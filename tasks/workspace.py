@@ -17,11 +17,13 @@ from ruamel.yaml import YAML
 from ruamel.yaml.comments import CommentedMap
 from ruamel.yaml.error import YAMLError
 
-from samcl_core.config import Params, load_params, parse_params, valid_domain_name
+from samcl_core.config import Params, load_params, parse_params
 from samcl_core.errors import ConfigError, SamclError, UsageError
 from samcl_core.files import write_atomic
 from samcl_core.stages.places import BASE, Places
 from tasks.code import CODE_FILE, write_code
+from tasks.dvc import forget_stages
+from tasks.names import check_name
 from tasks.processes import clean_environment
 
 __all__ = ["Workspace", "find_workspace", "init_workspace"]
@@ -126,8 +128,6 @@ class Workspace:
         Raises:
             UsageError: nothing of this name is in the workspace.
         """
-        from tasks.dvc import forget_stages
-
         check_name(domain)
         before = self.params()
         steps = before.steps()
@@ -187,18 +187,6 @@ class Workspace:
         # Without its .dvc file the arrived data may exist nowhere else.
         found += [places.raw(domain), tracked] if tracked.is_file() else []
         return [path for path in found if path.exists() or path.is_symlink()]
-
-
-def check_name(domain: str) -> None:
-    """Refuse a name that cannot be a domain.
-
-    Raises:
-        UsageError: with the reason.
-    """
-    try:
-        valid_domain_name(domain)
-    except ValueError as exc:
-        raise UsageError(str(exc), hint="--domain NAME") from exc
 
 
 def find_workspace(start: Path) -> Path:

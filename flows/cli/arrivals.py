@@ -1,26 +1,24 @@
-"""``samcl ingest``, ``arrive``, ``stream`` and ``demo``: data come in and are learnt."""
+"""``samcl ingest``, ``arrive`` and ``stream``: data come in and are learnt."""
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from flows.cli.board import Board
 from flows.cli.output import Settings, emit_json, note, say
+from flows.cli.running import JsonOption, KeepOption, answer, run_flow
 
 if TYPE_CHECKING:
     from flows.arrival import Arrival
     from flows.cli.sources import Source
     from samcl_core.config import Params
 
-__all__ = ["arrive", "demo", "ingest", "run_flow", "stream"]
-
-Result = TypeVar("Result")
+__all__ = ["arrive", "ingest", "stream"]
 
 RoleOption = Annotated[
     str | None,
@@ -29,8 +27,6 @@ RoleOption = Annotated[
 FormatOption = Annotated[str, typer.Option(help="Layout of the source: auto, samcl or folders.")]
 LabelOption = Annotated[str | None, typer.Option(help="A text for people, kept in params.yaml.")]
 NameOption = Annotated[str | None, typer.Option("--domain", help="The domain's name. Default: the folder's name.")]
-KeepOption = Annotated[bool, typer.Option("--keep-server", help="Leave the workspace's Prefect server running.")]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as JSON; progress stays on stderr.")]
 
 
 def ingest(
@@ -93,7 +89,8 @@ def _take_in(root: Path, path: Path, name: str, role: str | None, format: str, l
     from flows.cli.steps import repro_stage
     from samcl_core.domains import Domain
     from tasks.dvc import add_raw, check_source
-    from tasks.workspace import Workspace, check_name
+    from tasks.names import check_name
+    from tasks.workspace import Workspace
 
     workspace = Workspace(root)
     check_name(name)
@@ -233,91 +230,3 @@ def declared_arrivals(params: Params) -> list[Arrival]:
     names = [*params.names("natural"), *params.names("unseen"), *params.steps()]
     names += [name for name in params.names("learn") if name not in names]
     return [Arrival(name, None, params.domains[name].role, params.domains[name].format) for name in names]
-
-
-def run_flow(root: Path, board: Board, call: Callable[[], Result], *, keep_server: bool = False) -> Result:
-    """Call a flow with a Prefect server around it; its stages are shown on ``board``, Prefect's own lines are not."""
-    # Prefect's page keeps every log line; a terminal gets the stages. Read once, when Prefect is imported.
-    os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")
-    from tasks.server import Server, prefect_server
-
-    def ready(server: Server) -> None:
-        board.message(
-            f"Prefect: {server.page}{' (until this command ends)' if server.is_new and not keep_server else ''}"
-        )
-
-    with board, prefect_server(root, keep=keep_server, on_ready=ready):
-        from tasks.steps import watching
-
-        try:
-            with watching(board):
-                return call()
-        finally:
-            _send_logs()
-
-
-def _send_logs() -> None:
-    """Log lines go to the server in the background; they must arrive before it is stopped."""
-    import logging
-
-    for name in ("prefect.flow_runs", "prefect.task_runs"):
-        for handler in logging.getLogger(name).handlers:
-            handler.flush()
-
-
-def answer(root: Path, results: Sequence[Any], board: Board, *, as_json: bool = False) -> None:
-    """What came of a flow: the R matrix, the bank, its version, where the pictures are."""
-    from dataclasses import asdict
-
-    from flows.cli.steps import answer_with_r_matrix
-    from samcl_core.stages.places import Places
-    from tasks.workspace import Workspace
-
-    params, places = Workspace(root).params(), Places(root)
-    registered = next((result.registered for result in reversed(results) if result.registered), None)
-    more: dict[str, Any] = {
-        "workspace": str(root),
-        "results": [asdict(result) for result in results],
-        "stages": board.values(),
-        "registered": registered,
-    }
-    if all(outcome == "skipped" for outcome in board.outcomes.values()):
-        note("everything was up to date")
-    if not places.r_matrix.is_file():
-        emit_json(more) if as_json else say(
-            f"taken in: {', '.join(result.domain for result in results)}; nothing learnt yet"
-        )
-        return
-    answer_with_r_matrix(root, params, as_json=as_json, **more)
-    if not as_json:
-        _tell_bank(root, registered)
-
-
-def _tell_bank(root: Path, registered: dict[str, Any] | None) -> None:
-    from tasks.registry import CANDIDATE
-    from tasks.tracking import run_url
-
-    if registered is None:
-        return
-    state = "new" if registered["created"] else "registered before"
-    say(f"bank {registered['digest']}")
-    say(f"registry: {registered['name']} version {registered['version']}, {CANDIDATE} ({state})")
-    say(f"pictures: {root / 'pictures'}")
-    note(run_url(root, f"models/{registered['name']}/versions/{registered['version']}"))
-
-
-def demo(
-    context: typer.Context,
-    folder: Annotated[Path, typer.Argument(help="The workspace of the demo; made when absent.")] = Path("demo"),
-    train: Annotated[int, typer.Option(min=2, help="Training images a domain.")] = 24,
-    test: Annotated[int, typer.Option(min=1, help="Test images a domain.")] = 8,
-    epochs: Annotated[int, typer.Option(min=1, help="Epochs a module.")] = 4,
-    seed: Annotated[int, typer.Option(help="Seed of images and training.")] = 0,
-    keep_server: KeepOption = False,
-    as_json: JsonOption = False,
-) -> None:
-    """Draw three small domains and natural images, and run them through the whole pipeline. Under five minutes."""
-    from flows.demo import DemoOptions, run_demo
-
-    options = DemoOptions(num_train=train, num_test=test, epochs=epochs, seed=seed)
-    run_demo(folder, options, keep_server=keep_server, as_json=as_json)

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from flows.cli import arrivals, bank, checkpoints, predict, steps, workspace
+from flows.cli import arrivals, bank, checkpoints, demo, predict, steps, workspace
 from flows.cli.output import Settings, complain
 
 __all__ = ["app", "run"]
@@ -23,7 +23,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
 )
 app.command("init")(workspace.init)
-app.command("demo")(arrivals.demo)
+app.command("demo")(demo.demo)
 app.command("ingest")(arrivals.ingest)
 app.command("arrive")(arrivals.arrive)
 app.command("stream")(arrivals.stream)
