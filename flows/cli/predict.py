@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -45,6 +45,10 @@ def predict(
     device: Annotated[
         str | None, typer.Option(help="auto, cpu, cuda or cuda:N. Default: the workspace's, else auto.")
     ] = None,
+    upsampling: Annotated[
+        str | None,
+        typer.Option(help="bilinear, or nearest as in the published code. Default: the workspace's, else bilinear."),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the answer as JSON.")] = False,
 ) -> None:
     """Segment what the prompt points at; says which module was chosen and how sure the choice is."""
@@ -64,8 +68,9 @@ def predict(
     picture = load_image(image)
     prompt = to_prompt(points, frame, width=picture.shape[1], height=picture.shape[0])
     folder, params, where = _choose_bank(settings, bank, backbone, checkpoint)
+    mode = _mode(settings, upsampling)
     segmenter = Segmenter.load(folder, params, device or where)
-    answer = segmenter.predict([picture], [prompt], module)[0]
+    answer = segmenter.predict([picture], [prompt], module, upsampling=mode)[0]
     overlay_path = mask_path.with_name(f"{mask_path.stem}_overlay.png")
     _write(mask_path, overlay_path, picture, answer.mask, points)
     if not segmenter.backbone.is_pretrained:
@@ -139,6 +144,18 @@ def to_prompt(points: list[Point], box: tuple[float, float, float, float] | None
     scale_x, scale_y = FRAME_PX / width, FRAME_PX / height
     scaled = None if box is None else (box[0] * scale_x, box[1] * scale_y, box[2] * scale_x, box[3] * scale_y)
     return Prompt(tuple((x * scale_x, y * scale_y) for x, y, _ in points), tuple(label for *_, label in points), scaled)
+
+
+def _mode(settings: Settings, asked: str | None) -> Literal["bilinear", "nearest"]:
+    """How masks reach the image's size: as asked, else as the workspace evaluates."""
+    from flows.cli.bank import workspace_of
+    from samcl_core.errors import UsageError
+
+    if asked not in (None, "bilinear", "nearest"):
+        raise UsageError(f"--upsampling is {asked!r}, expected 'bilinear' or 'nearest'")
+    workspace = workspace_of(settings) if asked is None else None
+    chosen = asked if workspace is None else workspace.params().evaluate.upsampling
+    return "nearest" if chosen == "nearest" else "bilinear"
 
 
 def _choose_bank(
