@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pytest
 import torch
 from typer.testing import CliRunner
 
@@ -46,7 +45,6 @@ def recipe_bank(case: Any) -> Bank:
     return Bank(backbone.name, backbone.sha256, tuple(modules), selector, None, {})
 
 
-@pytest.mark.ci
 def test_published_files_imported_and_predicted(case: Any, golden: Any, tmp_path: Path) -> None:
     export_samcl(recipe_bank(case), tmp_path / "published")
     sha256 = case.backbone.sha256

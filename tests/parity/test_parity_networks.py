@@ -34,7 +34,6 @@ def test_zeroshot(case: Any) -> None:
             case.check_spots("high-resolution features", f"zeroshot_high_res_s{level}", side, "BCHW")
 
 
-@pytest.mark.ci
 def test_recipe_module(case: Any, network_case: Any) -> None:
     recorder = network_case.Recorder(case.module_hooks())
     masks = case.suffix(recorder)
@@ -102,7 +101,6 @@ def test_sam2_token_zero_while_training(sam2: Any, parity: Any) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.ci
 def test_gradients_of_one_step(case: Any, golden: Any) -> None:
     before = case.backbone.weights_digest()
     case.check_gradients(golden(f"gradients_{case.family}"))
