@@ -72,6 +72,8 @@ def run(arguments: list[str] | None = None) -> None:
         code = app([word for word in given if word != DEBUG], standalone_mode=False, prog_name="samcl")
     except (KeyboardInterrupt, typer.Abort):
         code = INTERRUPTED
+    except SystemExit as exc:  # click's way to end where a reader went away
+        code = 0 if isinstance(exc.__context__, BrokenPipeError) else exc.code
     except Exception as exc:
         if is_debug:
             import traceback
