@@ -54,6 +54,8 @@ class Prompt:
         for label in self.labels:
             if label not in (0, 1):
                 raise PromptError(f"point label {label!r}, expected 1 (foreground) or 0 (background)")
+        if self.box is not None and not all(0 <= side <= FRAME_PX for side in self.box):
+            raise PromptError(f"box {self.box} is outside of the image (0 to {FRAME_PX} in the prompt frame)")
         if self.box is not None and not (self.box[0] < self.box[2] and self.box[1] < self.box[3]):
             raise PromptError(f"box {self.box} is empty, expected x0 < x1 and y0 < y1")
 
