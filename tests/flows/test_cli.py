@@ -396,7 +396,7 @@ class TestBank:
 
     def test_importing_needs_a_known_model(self, samcl: Samcl, tmp_path: Path) -> None:
         code, _, err = samcl("bank", "import-samcl", tmp_path, tmp_path / "out", "--backbone", "mine")
-        assert code == 2
+        assert code == 2, err
         assert "--backbone-sha256" in err
         code, _, err = samcl("bank", "import-samcl", tmp_path, tmp_path / "out")
         assert code == 1
