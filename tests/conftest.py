@@ -46,8 +46,10 @@ class Parity:
         found, expected = np.asarray(ours, np.float64), np.asarray(recorded, np.float64)
         assert found.shape == expected.shape, f"{quantity} ({network}): shape {found.shape}, recorded {expected.shape}"
         difference = np.abs(found - expected)
-        excess = difference / (atol + rtol * np.abs(expected)) if atol else difference - rtol * np.abs(expected)
-        at = np.unravel_index(int(np.argmax(excess)), found.shape) if found.size else ()
+        limit = atol + rtol * np.abs(expected)
+        # Share of the limit that is used; where nothing is allowed, any difference is one too many.
+        used = np.divide(difference, limit, out=np.where(difference > 0, np.inf, 0.0), where=limit > 0)
+        at = np.unravel_index(int(np.argmax(used if used.any() else np.abs(expected))), found.shape)
         self._keep(
             quantity,
             network,
@@ -57,18 +59,21 @@ class Parity:
             atol=atol,
             rtol=rtol,
             count=found.size,
+            used=float(used[at]),
+            is_within=bool((used <= 1).all()),
         )
         np.testing.assert_allclose(found, expected, rtol=rtol, atol=atol, err_msg=f"{quantity} ({network})")
 
     def masks(self, quantity: str, network: str, ours: Any, recorded: Any, *, at_most: float) -> None:
-        """At most the share ``at_most`` of the pixels differs between two boolean arrays; ``recorded`` may be packed."""
+        """At most the share ``at_most`` of the pixels differs between two masks; ``recorded`` may be packed bits."""
         found, expected = np.asarray(ours, bool).ravel(), np.asarray(recorded)
         expected = expected.ravel() if expected.dtype == bool else np.unpackbits(expected).astype(bool)
         assert found.shape == expected.shape, f"{quantity} ({network}): {found.size} pixels, recorded {expected.size}"
         share = float((found != expected).mean())
         sums = {"ours": float(found.sum()), "recorded": float(expected.sum())}
-        self._keep(quantity, network, **sums, difference=share, share=at_most, count=found.size)
-        assert share <= at_most, f"{quantity} ({network}): {share:.3%} of the pixels differ, at most {at_most:.3%} may"
+        is_within = share <= at_most
+        self._keep(quantity, network, **sums, difference=share, share=at_most, count=found.size, is_within=is_within)
+        assert is_within, f"{quantity} ({network}): {share:.3%} of the pixels differ, at most {at_most:.3%} may"
 
     def _keep(self, quantity: str, network: str, **numbers: float) -> None:
         self._record("parity", {"quantity": quantity, "network": network, **numbers})

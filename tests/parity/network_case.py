@@ -77,6 +77,7 @@ class Case:
     arrays: dict[str, np.ndarray]
     recipe: Any
     prompts: Prompts
+    truth: Tensor
     inputs: dict[str, Tensor]
     of_prefix: dict[str, Tensor] = field(default_factory=dict)
     parity: Any = None
@@ -160,9 +161,8 @@ class Case:
         self.parity.masks(quantity, self.label, np.asarray(mask), packed, at_most=self.tolerance.mask_frac)
 
     def batch(self) -> Batch:
-        """The synthetic image as one training batch."""
-        truth = torch.from_numpy(self.recipe.synthetic_mask(1024).astype(np.uint8))[None]
-        return Batch(self.prefix, self.prompts, truth)
+        """The image as one training batch."""
+        return Batch(self.prefix, self.prompts, self.truth)
 
     def gradients(self, tensors: ModuleTensors) -> tuple[dict[str, float], dict[str, Tensor]]:
         """Parts of the loss of one training step, and the gradient of each tensor."""
@@ -182,19 +182,19 @@ class Case:
         self.parity(f"{what}: focal, dice, total", self.label, values, expected[[0, 1, 3]], rtol=rtol)
         self.parity(f"{what}: IoU term", self.label, found["iou"], expected[2], atol=self.tolerance.iou_loss_atol)
 
-    def check_gradients(self, arrays: dict[str, np.ndarray]) -> None:
+    def check_gradients(self, arrays: dict[str, np.ndarray], image: str = "synthetic", what: str = "one step") -> None:
         loss, found = self.gradients(self.tensors)
-        self.check_loss("one step", loss, arrays["synthetic_loss_steps"][0])
-        names = [str(name) for name in arrays["synthetic_grad_names"]]
+        self.check_loss(what, loss, arrays[f"{image}_loss_steps"][0])
+        names = [str(name) for name in arrays[f"{image}_grad_names"]]
         assert set(names) == set(found) == set(self.adapter.shapes())
         norms = [float(found[name].double().norm()) for name in names]
-        recorded, rtol = arrays["synthetic_grad_norm"], self.tolerance.gradient_rtol
-        self.parity("one step: norm of each gradient", self.label, norms, recorded, rtol=rtol)
-        for name, norm, first in zip(names, recorded, arrays["synthetic_grad_first8"], strict=True):
+        recorded, rtol = arrays[f"{image}_grad_norm"], self.tolerance.gradient_rtol
+        self.parity(f"{what}: norm of each gradient", self.label, norms, recorded, rtol=rtol)
+        for name, norm, first in zip(names, recorded, arrays[f"{image}_grad_first8"], strict=True):
             gradient = found[name].flatten().double().numpy()
-            whole = arrays.get(f"synthetic_grad__{name}", first[: len(gradient)]).ravel()
+            whole = arrays.get(f"{image}_grad__{name}", first[: len(gradient)]).ravel()
             entries = gradient[: len(whole)] / norm
-            self.parity("one step: gradients / norm", self.label, entries, whole / norm, atol=rtol)
+            self.parity(f"{what}: gradients / norm", self.label, entries, whole / norm, atol=rtol)
 
     def check_bfloat16(self, at_least: float) -> None:
         """Final masks of the whole network under autocast against those in float32: their IoU."""
@@ -232,4 +232,7 @@ def open_case(family: str, recipe: Any, arrays: dict[str, np.ndarray], prompts: 
     pixels = backbone.preprocess(recipe.synthetic_image())[None]
     prefix = backbone.prefix(pixels.to(device))
     of_prefix = dict(inputs)
-    return Case(family, params, backbone, adapter, tensors, pixels, prefix, arrays, recipe, prompts, inputs, of_prefix)
+    truth = torch.from_numpy(recipe.synthetic_mask(1024).astype(np.uint8))[None]
+    return Case(
+        family, params, backbone, adapter, tensors, pixels, prefix, arrays, recipe, prompts, truth, inputs, of_prefix
+    )

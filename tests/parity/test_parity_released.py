@@ -10,12 +10,14 @@ import json
 import os
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from typer.testing import CliRunner
 
 from flows.cli.bank import app
@@ -24,7 +26,7 @@ from samcl_core.backbones.frozen import squash
 from samcl_core.bank import Bank
 from samcl_core.config import parse_params
 from samcl_core.domains import Domain
-from samcl_core.domains.images import load_image
+from samcl_core.domains.images import load_image, load_mask
 from samcl_core.inference import Prompt, Segmenter
 from samcl_core.stages import ingest, points
 from samcl_core.training import masks_of, resize_logits
@@ -89,6 +91,21 @@ def test_masks_and_points_through_the_stages(shared: Path, tmp_path: Path, parit
         mask = masks_of([sample], 1024)[0] > 0.5
         parity.masks("ingested ground truth", "both", mask, recorded[f"{name}_mask_packed"], at_most=0)
         parity("ingested points", "both", sample.points, recorded[f"{name}_points"])
+
+
+@pytest.mark.slow
+def test_one_step_on_a_real_image(case: Any, shared: Path) -> None:
+    """Loss and gradients with a JPEG mask, of which only the pixels of exactly 255 count."""
+    image, prompt = _sample(shared, "Kvasir")
+    (path,) = (shared / "samples" / "data" / "Kvasir").glob(f"*/masks/{FILES['Kvasir'][1]}")
+    mask = Image.fromarray(load_mask(path, case.params.ingest.mask_threshold)).resize((1024, 1024), Image.NEAREST)
+    real = replace(
+        case,
+        prefix=case.backbone.prefix(case.backbone.preprocess(image)[None]),
+        prompts=Prompts(torch.tensor([prompt.points]), torch.tensor([prompt.labels])),
+        truth=torch.from_numpy(np.asarray(mask).astype(np.uint8))[None],
+    )
+    real.check_gradients(_golden(shared, f"gradients_{case.family}"), "Kvasir", "one step, real image")
 
 
 @pytest.fixture(scope="module")
