@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
@@ -100,10 +101,21 @@ def golden() -> Callable[[str], dict[str, np.ndarray]]:
 
 
 @pytest.fixture(scope="session")
-def recipe() -> ModuleType:
+def load_file() -> Callable[[Path], ModuleType]:
+    """``load_file(path)``: a helper of the tests as a module named like the file."""
+
+    def load(path: Path) -> ModuleType:
+        spec = importlib.util.spec_from_file_location(path.stem, path)
+        assert spec is not None and spec.loader is not None
+        module = importlib.util.module_from_spec(spec)
+        sys.modules[path.stem] = module
+        spec.loader.exec_module(module)
+        return module
+
+    return load
+
+
+@pytest.fixture(scope="session")
+def recipe(load_file: Callable[[Path], ModuleType]) -> ModuleType:
     """``tests/recipe.py``: the weights and inputs that numbers were recorded for."""
-    spec = importlib.util.spec_from_file_location("recipe", _GOLDEN.parent / "recipe.py")
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_file(_GOLDEN.parent / "recipe.py")

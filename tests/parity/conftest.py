@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
-import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -17,14 +15,9 @@ from samcl_core.backbones import Prompts
 
 
 @pytest.fixture(scope="session")
-def network_case() -> ModuleType:
+def network_case(load_file: Callable[[Path], ModuleType]) -> ModuleType:
     """``network_case.py`` beside this file."""
-    spec = importlib.util.spec_from_file_location("network_case", Path(__file__).with_name("network_case.py"))
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["network_case"] = module
-    spec.loader.exec_module(module)
-    return module
+    return load_file(Path(__file__).with_name("network_case.py"))
 
 
 @pytest.fixture(scope="session")

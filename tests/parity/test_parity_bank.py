@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
 from typer.testing import CliRunner
 
 from flows.cli.bank import app
 from samcl_core.bank import Bank, Module, export_samcl
 from samcl_core.bank.imports import PUBLISHED_CLASSES
+from samcl_core.errors import UnsafeFileError
 from samcl_core.inference import Prompt, Segmenter
 from samcl_core.selectors import MlpSelector
 from samcl_core.selectors.mlp import SelectorMlp
@@ -71,3 +74,27 @@ def test_published_files_imported_and_predicted(case: Any, golden: Any, tmp_path
     case.parity("imported bank: selector logits of an image", case.label, logits, recorded, atol=1e-4)
     routing = segmenter.route(case.prefix.embedding)
     assert routing.names == ((*bank.names, "plain")[int(np.argmax(recorded))],)
+
+
+class Command:
+    """Unpickled by the book, it runs a shell command."""
+
+    def __init__(self, command: str) -> None:
+        self.command = command
+
+    def __reduce__(self) -> Any:
+        return os.system, (self.command,)
+
+
+@pytest.mark.parametrize("tampered", ["a.pth", "Module_Selector.pth"])
+def test_the_command_line_refuses_a_tampered_file_and_writes_nothing(tampered: str, tmp_path: Path) -> None:
+    folder, mark = tmp_path / "published", tmp_path / "executed"
+    folder.mkdir()
+    torch.save(SelectorMlp(16, 2).state_dict(), folder / "Module_Selector.pth")
+    torch.save({"A": torch.zeros(2)}, folder / "a.pth")
+    torch.save({"A": Command(f"touch {mark}")}, folder / tampered)
+    options = ["--backbone", "tiny", "--backbone-sha256", "ab" * 32, "--classes", "a,n", "--natural", "n"]
+    result = CliRunner().invoke(app, ["import-samcl", str(folder), str(tmp_path / "bank"), *options])
+    assert isinstance(result.exception, UnsafeFileError)
+    assert "system" in result.exception.message and tampered in result.exception.message
+    assert not mark.exists() and not (tmp_path / "bank").exists()

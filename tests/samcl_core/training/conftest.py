@@ -1,7 +1,6 @@
 from __future__ import annotations
 
-import importlib.util
-import sys
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 
@@ -14,17 +13,8 @@ from samcl_core.domains.layout import Sample
 HERE = Path(__file__).parent
 
 
-def load_file(path: Path) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules.setdefault(path.stem, module)
-    spec.loader.exec_module(module)
-    return module
-
-
 @pytest.fixture(scope="session")
-def case() -> ModuleType:
+def case(load_file: Callable[[Path], ModuleType]) -> ModuleType:
     """``training_case.py``, which is also the program of the kill test."""
     return load_file(HERE / "training_case.py")
 
