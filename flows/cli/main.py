@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from flows.cli import arrivals, bank, checkpoints, demo, predict, steps, workspace
+from flows.cli import arrivals, bank, checkpoints, demo, predict, pretrain, steps, workspace
 from flows.cli.output import Settings, complain
 
 __all__ = ["app", "run"]
@@ -30,6 +30,7 @@ app.command("stream")(arrivals.stream)
 app.command("evaluate")(steps.evaluate)
 app.command("register")(steps.register)
 app.command("predict")(predict.predict)
+app.command("pretrain")(pretrain.pretrain)
 app.command("step")(steps.step)
 app.command("remove")(workspace.remove)
 app.command("server")(workspace.server)

@@ -12,7 +12,7 @@ from samcl_core.backbones.base import AdapterSite, Masks, Prefix, Prompts, Suffi
 from samcl_core.backbones.blocks import run_block
 from samcl_core.backbones.frozen import decode_by_count, freeze, scaled, squash, weights_digest
 
-__all__ = ["SAM_NAMES", "SamBackbone", "build_sam"]
+__all__ = ["SAM_NAMES", "SamBackbone", "build_sam", "decode_batch"]
 
 SAM_NAMES = {"sam_vit_b": "vit_b", "sam_vit_l": "vit_l", "sam_vit_h": "vit_h"}
 
@@ -123,10 +123,10 @@ class SamBackbone:
         has_points = prompts.labels.shape[1] > 0 or prompts.boxes is None
         points = (prompts.points, prompts.labels) if has_points else None
         sparse, dense = encoder(points=points, boxes=prompts.boxes, masks=None)
-        return _decode_batch(self._sam.mask_decoder, features, encoder.get_dense_pe(), sparse, dense)
+        return decode_batch(self._sam.mask_decoder, features, encoder.get_dense_pe(), sparse, dense)
 
 
-def _decode_batch(decoder: Any, features: Tensor, position: Tensor, sparse: Tensor, dense: Tensor) -> Masks:
+def decode_batch(decoder: Any, features: Tensor, position: Tensor, sparse: Tensor, dense: Tensor) -> Masks:
     """The official ``MaskDecoder.predict_masks`` for one set of prompts per image instead of many for one image."""
     own = torch.cat([decoder.iou_token.weight, decoder.mask_tokens.weight])
     tokens = torch.cat([own.expand(len(features), -1, -1), sparse], dim=1)
