@@ -396,8 +396,8 @@ def summarize(frame: pd.DataFrame, order: Sequence[str]) -> dict[str, float]:
     """Every number of the last step under a flat name such as ``iou/samcl_aa`` or ``iou/last/Kvasir``.
 
     For each metric: all functions above but ``rwalk_forgetting``; ``last/<domain>`` and ``zero_shot/<domain>``;
-    ``last_natural`` and ``last_unseen`` (means). A number that does not exist is left out, and only then: forgetting and
-    transfer with one domain, natural or unseen domains that the workspace does not have, and the maximum-based
+    ``last_natural`` and ``last_unseen`` (means). A number that does not exist is left out, and only then: forgetting
+    and transfer with one domain, natural or unseen domains that the workspace does not have, and the maximum-based
     forgetting of metrics where lower is better. With no learnt domain at all only the scores of step 0 are there. The
     selector's accuracy has no forgetting and no zero-shot row: its mean is ``selector_accuracy/last_mean``.
 
