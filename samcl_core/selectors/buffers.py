@@ -60,17 +60,17 @@ class Buffers:
         return replace(self, classes={**self.classes, name: kept.clone()}, natural=natural)
 
     def state(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
-        """JSON values and tensors for storage."""
+        """JSON values and tensors for storage. Classes are a list: JSON objects are stored with sorted keys."""
         values = {
             "kind": self.kind,
             "size": self.size,
             "natural": list(self.natural),
-            "classes": {name: {"num": len(rows)} for name, rows in self.classes.items()},
+            "classes": [{"name": name, "num": len(rows)} for name, rows in self.classes.items()],
         }
         return values, {f"buffer.{name}": rows for name, rows in self.classes.items()}
 
     @staticmethod
     def from_state(values: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Buffers:
         """The buffers that ``state`` came from."""
-        classes = {name: tensors[f"buffer.{name}"] for name in values["classes"]}
+        classes = {c["name"]: tensors[f"buffer.{c['name']}"] for c in values["classes"]}
         return Buffers(int(values["size"]), classes, tuple(values["natural"]))

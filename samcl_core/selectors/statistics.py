@@ -162,12 +162,14 @@ class Statistics:
         return replace(self, classes={**self.classes, name: summary}, natural=natural, scatter=total)
 
     def state(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
-        """JSON values and tensors for storage."""
+        """JSON values and tensors for storage. Classes are a list: JSON objects are stored with sorted keys."""
         values = {
             "kind": self.kind,
             "quantile": self.quantile,
             "natural": list(self.natural),
-            "classes": {n: {"num": c.num, "fourth": c.fourth, "tail": c.tail} for n, c in self.classes.items()},
+            "classes": [
+                {"name": name, "num": c.num, "fourth": c.fourth, "tail": c.tail} for name, c in self.classes.items()
+            ],
         }
         tensors = {f"mean.{name}": summary.mean for name, summary in self.classes.items()}
         tensors |= {f"sketch.{name}": summary.sketch for name, summary in self.classes.items()}
@@ -178,11 +180,9 @@ class Statistics:
     @staticmethod
     def from_state(values: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Statistics:
         """The statistics that ``state`` came from."""
-        classes = {
-            name: ClassSummary(
-                int(c["num"]), tensors[f"mean.{name}"], tensors[f"sketch.{name}"], float(c["fourth"]), float(c["tail"])
-            )
-            for name, c in values["classes"].items()
-        }
+        classes: dict[str, ClassSummary] = {}
+        for c in values["classes"]:
+            mean, sketch = tensors[f"mean.{c['name']}"], tensors[f"sketch.{c['name']}"]
+            classes[c["name"]] = ClassSummary(int(c["num"]), mean, sketch, float(c["fourth"]), float(c["tail"]))
         scatter = FixedPoint(tensors["scatter.high"], tensors["scatter.low"]) if classes else None
         return Statistics(float(values["quantile"]), classes, tuple(values["natural"]), scatter)

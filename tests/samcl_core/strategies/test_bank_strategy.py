@@ -61,10 +61,12 @@ def test_the_bank_grows_by_one_domain_at_a_time(params: SelectorParams) -> None:
 
 @pytest.mark.parametrize("params", KINDS, ids=lambda params: params.kind)
 def test_growing_from_disk_equals_growing_in_memory(params: SelectorParams, tmp_path: Path) -> None:
-    stream(params, "a", "b").save(tmp_path / "ab")
-    grown = extend_bank(Bank.load(tmp_path / "ab"), module("c"), rows(2), params, 0)
+    # Not in the order of the alphabet: the order of arrival must survive the disk.
+    stream(params, "b", "c", "a").save(tmp_path / "three")
+    grown = extend_bank(Bank.load(tmp_path / "three"), module("aa"), rows(3), params, 0)
+    assert grown.names == ("b", "c", "a", "aa")
     grown.save(tmp_path / "x")
-    stream(params, "a", "b", "c").save(tmp_path / "y")
+    stream(params, "b", "c", "a", "aa").save(tmp_path / "y")
     assert digest_files(tmp_path / "x") == digest_files(tmp_path / "y")
 
 
