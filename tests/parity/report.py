@@ -139,8 +139,7 @@ def _limit(entry: dict[str, Any]) -> str:
 def _line(row: Row) -> str:
     entry, is_share = row.closest, "share" in row.closest
     numbers = [f"{entry[name]:.0f}" if is_share else f"{entry[name]:.7g}" for name in ("ours", "recorded")]
-    pixels = round(row.difference * entry["count"])
-    difference = f"{pixels} pixels" if is_share else f"{row.difference:.2g}"
+    difference = f"{row.difference:.3%} of pixels" if is_share else f"{row.difference:.2g}"
     mark = "" if row.is_within else " **exceeded**"
     cells = [row.quantity, row.network, *numbers, difference, _limit(entry) + mark, f"{row.count:,}"]
     return "| " + " | ".join(cells) + " |"
