@@ -1,1 +1,1 @@
-"""TODO."""
+"""The command line: small files, heavy imports inside functions."""
