@@ -64,6 +64,23 @@ def first(workspace: Workspace, drawn: Path, server: Server) -> tuple[list[Arriv
         return domain_stream(workspace.root, sources), told
 
 
+@dataclass(frozen=True)
+class Second:
+    """What stood before the second domain arrived, and how that went."""
+
+    files: dict[str, str]
+    lock: dict[str, Any]
+    result: ArrivalResult
+
+
+@pytest.fixture(scope="module")
+def second(workspace: Workspace, first: tuple[list[ArrivalResult], Told], drawn: Path) -> Second:
+    """Another learnt domain. Tests that need only the first one stand above those that ask for this."""
+    root = workspace.root
+    before, lock = files_of(root, "Polyp"), lock_of(root, "Polyp")
+    return Second(before, lock, domain_arrival(root, drawn / "shadow", "Shadow"))
+
+
 def files_of(root: Path, domain: str) -> dict[str, str]:
     folders = [root / "modules" / domain, root / "banks" / domain, root / "data" / domain]
     files = [path for folder in folders for path in sorted(folder.rglob("*")) if path.is_file()]
@@ -163,17 +180,13 @@ def test_a_failing_domain_stops_the_stream_and_takes_nothing_away(
     assert dvc.status(workspace.root) == {}
 
 
-def test_another_domain_runs_its_own_stages_and_the_fan_in(
-    workspace: Workspace, first: tuple[list[ArrivalResult], Told], drawn: Path
-) -> None:
+def test_another_domain_runs_its_own_stages_and_the_fan_in(workspace: Workspace, second: Second) -> None:
     root = workspace.root
-    before, lock = files_of(root, "Polyp"), lock_of(root, "Polyp")
-    result = domain_arrival(root, drawn / "shadow", "Shadow")
-    ran = [target for target, outcome in result.outcomes.items() if outcome == "ran"]
+    ran = [target for target, outcome in second.result.outcomes.items() if outcome == "ran"]
     stages = ("ingest", "points", "embed", "train", "bank", "evaluate")
     assert ran == [*(f"{stage}@Shadow" for stage in stages), "report"]
-    assert files_of(root, "Polyp") == before
-    assert lock_of(root, "Polyp") == lock
+    assert files_of(root, "Polyp") == second.files
+    assert lock_of(root, "Polyp") == second.lock
     assert dvc.status(root) == {}
     assert workspace.params().stream["Shadow"].previous == "Polyp"
     assert len(versions(root)) == 2
@@ -182,7 +195,7 @@ def test_another_domain_runs_its_own_stages_and_the_fan_in(
 
 @pytest.mark.slow
 def test_changed_data_carries_through_to_the_last_bank(
-    workspace: Workspace, first: tuple[list[ArrivalResult], Told], drawn: Path, tmp_path: Path
+    workspace: Workspace, second: Second, drawn: Path, tmp_path: Path
 ) -> None:
     root = workspace.root
     assert workspace.params().steps() == ("Polyp", "Shadow")
@@ -205,7 +218,7 @@ def test_changed_data_carries_through_to_the_last_bank(
 
 @pytest.mark.slow
 def test_removing_the_first_domain_leaves_a_stream_that_heals(
-    workspace: Workspace, first: tuple[list[ArrivalResult], Told], drawn: Path
+    workspace: Workspace, second: Second, drawn: Path
 ) -> None:
     root = workspace.root
     assert workspace.remove_domain("Polyp") == ("Shadow",)
