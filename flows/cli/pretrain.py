@@ -14,10 +14,10 @@ __all__ = ["pretrain"]
 
 def pretrain(
     out: Annotated[Path, typer.Argument(help="Folder for sam_nano.safetensors, sam_nano.json and the checkpoint.")],
-    steps: Annotated[int, typer.Option(min=1, help="Optimiser steps.")] = 20_000,
-    batch_size: Annotated[int, typer.Option(min=1, help="Scenes a step.")] = 8,
-    objects: Annotated[int, typer.Option(min=1, help="Prompted objects a scene.")] = 6,
-    lr: Annotated[float, typer.Option(help="Highest learning rate.")] = 6e-4,
+    steps: Annotated[int, typer.Option(min=1, help="Optimiser steps.")] = 16_000,
+    batch_size: Annotated[int, typer.Option(min=1, help="Scenes a step.")] = 4,
+    objects: Annotated[int, typer.Option(min=1, help="Prompted objects a scene.")] = 8,
+    lr: Annotated[float, typer.Option(help="Highest learning rate.")] = 1e-3,
     seed: Annotated[int, typer.Option(min=0, help="Seed of weights and scenes.")] = 0,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
     workers: Annotated[int, typer.Option(min=0, help="Processes that draw scenes ahead (CPU).")] = 1,

@@ -32,15 +32,16 @@ class LeafScenes:
 def draw_leaves(num: int, size_px: int, generator: torch.Generator, *, num_layers: int = 14) -> LeafScenes:
     """``num`` scenes of ``num_layers`` shapes on the generator's device.
 
-    Ellipses, blobs, polygons, strips and thin lines, with textures from noise and gratings, shading, soft shadows that
-    are no objects, blur and sensor noise. Some shapes take the texture below them, changed a little: camouflage.
+    Ellipses, blobs, polygons, strips, thin lines and shapes of several limbs, with textures from noise and gratings,
+    patches of a second texture, shading, cast and soft shadows that are no objects, blur and sensor noise. Some shapes
+    take the texture below them, changed a little: camouflage.
     """
     draw = _Draw(num, size_px, generator)
     images = draw.texture(draw.colour(), contrast=(5.0, 60.0))
     layers = torch.zeros(num, size_px, size_px, dtype=torch.long, device=draw.device)
     for layer in range(1, num_layers + 1):
-        inside = draw.shape(shrink=1.0 - 0.55 * layer / num_layers)
-        images = torch.where(inside[:, None], draw.skin(images), images)
+        inside = draw.shape(shrink=1.0 - 0.45 * layer / num_layers)
+        images = torch.where(inside[:, None], draw.skin(images), draw.cast(images, inside))
         layers = torch.where(inside, layer, layers)
         if layer % 5 == 0:
             images = draw.shadow(images)
@@ -104,6 +105,9 @@ class _Draw:
     def skin(self, below: Tensor) -> Tensor:
         """Surface of the next shape: its own, or a changed copy of what lies below (one sample in four)."""
         own = self.texture(self.colour(), contrast=(0.0, 45.0))
+        if self.one() < 0.35:  # one object, two surfaces
+            pattern = self.grating() if self.one() < 0.3 else self.noise(4 + int(self.one() * 8))
+            own = torch.where(pattern > self.uniform(0.3, 0.9, 1, 1, 1), self.texture(self.colour(), (0.0, 20.0)), own)
         moved = torch.roll(below, (self.size // 3, self.size // 4), (2, 3)) * self.uniform(0.75, 1.25, 3, 1, 1)
         hidden = self.uniform(0, 1, 1, 1, 1) < 0.25
         return torch.where(hidden, moved + self.uniform(-25, 25, 3, 1, 1), own)
@@ -111,16 +115,18 @@ class _Draw:
     def shape(self, shrink: float) -> Tensor:
         """(num, S, S) bool: one kind of shape for the batch, another one each sample."""
         u, v = self.rotated()
-        scale = (self.uniform(0.0, 1.0, 1, 1) ** 1.5 * 0.75 + 0.13) * shrink
+        scale = (self.uniform(0.0, 1.0, 1, 1) ** 1.3 * 0.8 + 0.15) * shrink
         u, v = u / scale, v / (scale * self.uniform(0.35, 1.0, 1, 1))
         kind = self.one()
-        if kind < 0.3:
+        if kind < 0.25:
             power = self.uniform(1.2, 5.0, 1, 1)
             return u.abs() ** power + v.abs() ** power < 1
-        if kind < 0.6:
+        if kind < 0.45:
             return self._blob(u, v)
-        if kind < 0.8:
+        if kind < 0.6:
             return self._polygon(u, v)
+        if kind < 0.8:
+            return self._limbs(u, v)
         return self._strip(u, v, thin=kind > 0.9)
 
     def _blob(self, u: Tensor, v: Tensor) -> Tensor:
@@ -130,6 +136,16 @@ class _Draw:
             height = self.uniform(-0.5, 0.5, 1, 1) / harmonic
             edge = edge + height * torch.cos(harmonic * theta + self.uniform(0, 6.3, 1, 1))
         return radius < edge
+
+    def _limbs(self, u: Tensor, v: Tensor) -> Tensor:
+        inside = u * u + v * v < self.uniform(0.15, 0.6, 1, 1)
+        for _ in range(2 + int(self.one() * 4)):
+            angle = self.uniform(0, 2 * math.pi, 1, 1)
+            long, thick = self.uniform(0.3, 0.8, 1, 1), self.uniform(0.1, 0.4, 1, 1)
+            along = u * angle.cos() + v * angle.sin() - 0.8 * long
+            across = v * angle.cos() - u * angle.sin()
+            inside = inside | ((along / long).abs() ** 3 + (across / thick).abs() ** 3 < 1)
+        return inside
 
     def _polygon(self, u: Tensor, v: Tensor) -> Tensor:
         corners = 3 + int(self.one() * 5)
@@ -143,6 +159,15 @@ class _Draw:
         bend = self.uniform(-0.8, 0.8, 1, 1) * u * u + 0.25 * torch.sin(u * self.uniform(0, 5, 1, 1))
         width = self.uniform(0.12, 0.22, 1, 1) if thin else self.uniform(0.25, 0.5, 1, 1)
         return ((v + bend).abs() < width) & (u.abs() < self.uniform(1.2, 2.6, 1, 1))
+
+    def cast(self, images: Tensor, inside: Tensor) -> Tensor:
+        """The scene with the soft shadow that the next shape throws beside itself (one batch in two)."""
+        if self.one() < 0.5:
+            return images
+        reach = 3 + 2 * int(self.one() * 4)
+        soft = F.avg_pool2d(inside[:, None].float(), reach, stride=1, padding=reach // 2)
+        moved = torch.roll(soft, (int(self.one() * 9) - 4, int(self.one() * 9) - 4), (2, 3))
+        return images * (1 - moved * self.uniform(0.0, 0.6, 1, 1, 1))
 
     def shadow(self, images: Tensor) -> Tensor:
         """A soft darkening or brightening that follows no object."""

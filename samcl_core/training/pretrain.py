@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
@@ -24,7 +23,16 @@ from samcl_core.tensors import load_tensors, save_tensors
 from samcl_core.training.leaves import draw_leaves
 from samcl_core.training.losses import resize_logits
 
-__all__ = ["PretrainBatch", "PretrainOptions", "draw_batch", "fresh_nano", "learning_rate", "pretrain", "prompt_loss"]
+__all__ = [
+    "PretrainBatch",
+    "PretrainOptions",
+    "draw_batch",
+    "fresh_nano",
+    "grouping_loss",
+    "learning_rate",
+    "pretrain",
+    "prompt_loss",
+]
 
 
 @dataclass(frozen=True)
@@ -35,18 +43,22 @@ class PretrainOptions:
         steps: optimiser steps.
         batch_size: scenes a step.
         objects: prompted objects a scene; the encoder runs once for all of them.
-        lr: highest learning rate (AdamW, linear warm-up, cosine to zero).
-        warmup: steps of the warm-up.
+        lr: highest learning rate (AdamW).
+        warmup: steps of the linear warm-up.
+        guided: steps in which the loss goes over from its guided form to SAM's own (see ``prompt_loss``).
+        decay: share of the steps, at the end, in which the learning rate falls linearly to zero.
         weight_decay: of AdamW.
         checkpoint_every: steps between two checkpoints.
         seed: everything random follows from it and the number of the step.
     """
 
-    steps: int = 20_000
-    batch_size: int = 8
-    objects: int = 6
-    lr: float = 6e-4
+    steps: int = 16_000
+    batch_size: int = 4
+    objects: int = 8
+    lr: float = 1e-3
     warmup: int = 200
+    guided: int = 6_000
+    decay: float = 0.3
     weight_decay: float = 0.01
     checkpoint_every: int = 500
     seed: int = 0
@@ -58,12 +70,14 @@ class PretrainBatch:
 
     Attributes:
         images: (B, 3, S, S) float, 0..255.
+        layers: (B, S, S) int64, the object of every pixel.
         masks: (B * K, S, S) float 0 or 1, the K objects of scene 0 first.
         prompts: B * K prompts in the 1024 frame.
         weight: (B * K,) 1 where the object is large enough to be asked for, else 0.
     """
 
     images: Tensor
+    layers: Tensor
     masks: Tensor
     prompts: Prompts
     weight: Tensor
@@ -73,10 +87,10 @@ def draw_batch(options: PretrainOptions, step: int, device: str = "cpu") -> Pret
     """Batch number ``step``: the same for the same seed and step, whatever was drawn before."""
     generator = torch.Generator(device=device).manual_seed(options.seed * 1_000_003 + step)
     pick = _Pick(generator)
-    scenes = draw_leaves(options.batch_size, NANO.image_size, generator, num_layers=3 + pick.below(10))
+    scenes = draw_leaves(options.batch_size, NANO.image_size, generator, num_layers=2 + pick.below(9))
     masks, weight = _objects(scenes.layers, options.objects, generator)
     prompts = _prompts(masks, pick, generator)
-    return PretrainBatch(scenes.images, masks, prompts, weight)
+    return PretrainBatch(scenes.images, scenes.layers, masks, prompts, weight)
 
 
 class _Pick:
@@ -132,37 +146,65 @@ def _boxes(masks: Tensor, generator: torch.Generator) -> Tensor:
     return moved.clamp(0, size - 1e-3) * (FRAME_PX / size)
 
 
-def prompt_loss(logits: Tensor, iou: Tensor, masks: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
-    """Cross-entropy + dice + IoU loss of the prompted objects, 5 : 1 : 1.
+def prompt_loss(
+    logits: Tensor, iou: Tensor, masks: Tensor, weight: Tensor, guidance: float = 0.0
+) -> tuple[Tensor, Tensor]:
+    """SAM's loss, 20 focal : 1 dice : 1 IoU (Kirillov et al. 2023, appendix A), led in by a balanced cross-entropy.
 
-    SAM's own 20 focal : 1 dice : 1 IoU (Kirillov et al. 2023, appendix A) needs a pretrained encoder: from random
-    weights it stays at "everything is background".
+    From random weights SAM's own loss stays at "everything is background": most pixels are. Cross-entropy with the
+    object and its surroundings weighing the same leaves that place within some hundred steps, but over-segments.
+    So the mask term is ``guidance`` * 2 * balanced cross-entropy + (1 - ``guidance``) * 20 * focal.
 
     Args:
         logits: (N, S, S) mask logits.
         iou: (N,) predicted IoU.
         masks: (N, S, S) 0 or 1.
         weight: (N,) samples with 0 do not count.
+        guidance: 1 at the start of the training, 0 at its end.
 
     Returns:
         The loss, and the mean real IoU of the counted samples (no gradient).
     """
-    bce = F.binary_cross_entropy_with_logits(logits, masks, reduction="none").mean((1, 2))
+    entropy = F.binary_cross_entropy_with_logits(logits, masks, reduction="none")
     probability = logits.sigmoid()
+    area, size = masks.sum((1, 2)), masks[0].numel()
+    inside = (entropy * masks).sum((1, 2))
+    balanced = 0.5 * (inside / area.clamp(min=1) + (entropy.sum((1, 2)) - inside) / (size - area).clamp(min=1))
+    miss = probability + masks - 2 * probability * masks  # 1 - probability of the right answer
+    focal = (entropy * miss.square()).mean((1, 2))
     overlap = (probability * masks).sum((1, 2))
-    dice = 1 - (2 * overlap + 1) / (probability.sum((1, 2)) + masks.sum((1, 2)) + 1)
+    dice = 1 - (2 * overlap + 1) / (probability.sum((1, 2)) + area + 1)
     found = (logits > 0).float()
     both = (found * masks).sum((1, 2))
-    real = (both / (found.sum((1, 2)) + masks.sum((1, 2)) - both).clamp(min=1)).detach()
-    total = 5 * bce + dice + (iou - real).square()
+    real = (both / (found.sum((1, 2)) + area - both).clamp(min=1)).detach()
+    total = guidance * 2 * balanced + (1 - guidance) * 20 * focal + dice + (iou - real).square()
     num = weight.sum().clamp(min=1)
     return (total * weight).sum() / num, (real * weight).sum() / num
 
 
+def grouping_loss(features: Tensor, layers: Tensor) -> Tensor:
+    """Cross-entropy between the likeness of two cells of the embedding and how much of the same objects they show.
+
+    Every pair of cells of every scene teaches the encoder, where a prompt teaches it one object only. Used while the
+    training is guided.
+
+    Args:
+        features: (B, C, G, G) image embedding.
+        layers: (B, S, S) int64, the object of every pixel.
+    """
+    shares = F.one_hot(layers, int(layers.max()) + 1).movedim(-1, 1).float()
+    shares = F.adaptive_avg_pool2d(shares, features.shape[-1]).flatten(2)
+    same = (shares.transpose(1, 2) @ shares).clamp(0, 1)
+    directions = F.normalize(features.flatten(2), dim=1)
+    likeness = directions.transpose(1, 2) @ directions
+    return F.binary_cross_entropy_with_logits(10 * (likeness - 0.5), same)
+
+
 def learning_rate(options: PretrainOptions, step: int) -> float:
-    """Linear warm-up, then cosine to zero at ``options.steps``."""
+    """Linear warm-up, constant, then linear to zero at ``options.steps``."""
     warm = min(1.0, (step + 1) / max(1, options.warmup))
-    return options.lr * warm * 0.5 * (1 + math.cos(math.pi * step / options.steps))
+    left = (options.steps - step) / max(1.0, options.decay * options.steps)
+    return options.lr * warm * min(1.0, left)
 
 
 def fresh_nano(seed: int) -> nn.Module:
@@ -208,7 +250,11 @@ def pretrain(
         rate = learning_rate(options, step)
         for group in optimizer.param_groups:
             group["lr"] = rate
-        loss, real = prompt_loss(*_forward(network, batch), batch.masks, batch.weight)
+        guidance = max(0.0, 1 - step / max(1, options.guided))
+        features, logits, iou = _forward(network, batch)
+        loss, real = prompt_loss(logits, iou, batch.masks, batch.weight, guidance)
+        if guidance > 0:
+            loss = loss + guidance * grouping_loss(features, batch.layers)
         if not torch.isfinite(loss):
             raise TrainingError(f"the loss is {loss.item()} at step {step}", hint="lower --lr")
         optimizer.zero_grad(set_to_none=True)
@@ -223,15 +269,15 @@ def pretrain(
     return network.eval()
 
 
-def _forward(network: Any, batch: PretrainBatch) -> tuple[Tensor, Tensor]:
-    """Logits (B * K, S, S) and predicted IoU (B * K,): the encoder once a scene, the decoder once for all objects."""
-    features = network.image_encoder((batch.images - network.pixel_mean) / network.pixel_std)
-    features = features.repeat_interleave(len(batch.prompts) // len(features), 0)
+def _forward(network: Any, batch: PretrainBatch) -> tuple[Tensor, Tensor, Tensor]:
+    """Embedding (B, C, G, G), logits (B * K, S, S) and predicted IoU (B * K,), from one pass for all objects."""
+    embedding = network.image_encoder((batch.images - network.pixel_mean) / network.pixel_std)
+    features = embedding.repeat_interleave(len(batch.prompts) // len(embedding), 0)
     prompts, encoder = scaled(batch.prompts, NANO.image_size), network.prompt_encoder
     points = (prompts.points, prompts.labels) if prompts.labels.shape[1] else None
     sparse, dense = encoder(points=points, boxes=prompts.boxes, masks=None)
     masks = decode_batch(network.mask_decoder, features, encoder.get_dense_pe(), sparse, dense)
-    return resize_logits(masks.logits, NANO.image_size)[:, 0], masks.iou[:, 0]
+    return embedding, resize_logits(masks.logits, NANO.image_size)[:, 0], masks.iou[:, 0]
 
 
 def _batches(

@@ -16,6 +16,7 @@ from samcl_core.training.pretrain import (
     PretrainOptions,
     draw_batch,
     fresh_nano,
+    grouping_loss,
     learning_rate,
     pretrain,
     prompt_loss,
@@ -38,6 +39,7 @@ def test_scenes_follow_from_the_seed() -> None:
 def test_prompts_lie_where_they_should(step: int) -> None:
     batch = draw_batch(SMALL, step)
     assert batch.masks.shape == (4, 128, 128)
+    assert batch.layers.shape == (2, 128, 128)
     cells = (batch.prompts.points / 8).long()
     for mask, points, labels, weight in zip(batch.masks, cells, batch.prompts.labels, batch.weight, strict=True):
         found = mask[points[:, 1], points[:, 0]]
@@ -67,12 +69,53 @@ def test_loss_of_a_perfect_and_a_wrong_mask() -> None:
     assert float(only_first) == pytest.approx(0, abs=1e-5)
 
 
-def test_the_rate_rises_and_ends_at_zero() -> None:
-    options = PretrainOptions(steps=100, warmup=10, lr=1.0)
+def test_numbers_of_the_loss() -> None:
+    masks = torch.zeros(1, 4, 4)
+    masks[0, 0] = 1  # 4 of 16 pixels; at logit 0 each is right with probability 1/2
+    logits, iou = torch.zeros(1, 4, 4), torch.zeros(1)
+    ln2, dice = 0.693147, 1 - (2 * 2 + 1) / (8 + 4 + 1)
+    own, _ = prompt_loss(logits, iou, masks, torch.ones(1))
+    assert float(own) == pytest.approx(20 * ln2 / 4 + dice, rel=1e-5)
+    guided, _ = prompt_loss(logits, iou, masks, torch.ones(1), guidance=1.0)
+    assert float(guided) == pytest.approx(2 * ln2 + dice, rel=1e-5)
+    half, _ = prompt_loss(logits, iou, masks, torch.ones(1), guidance=0.5)
+    assert float(half) == pytest.approx((float(own) + float(guided)) / 2, rel=1e-5)
+
+
+def test_guided_everything_is_background_costs_as_much_as_everything_is_object() -> None:
+    masks = torch.zeros(1, 16, 16)
+    masks[0, :2, :2] = 1
+    mask_term = {}
+    for name, logit in (("background", -5.0), ("object", 5.0)):
+        for guidance in (0.0, 1.0):
+            logits = torch.full((1, 16, 16), logit)
+            loss, _ = prompt_loss(logits, torch.zeros(1), masks, torch.ones(1), guidance)
+            probability = logits.sigmoid()
+            dice = 1 - (2 * (probability * masks).sum() + 1) / (probability.sum() + masks.sum() + 1)
+            real = masks.mean() if logit > 0 else torch.tensor(0.0)
+            mask_term[name, guidance] = float(loss - dice - real.square())
+    assert mask_term["background", 1.0] == pytest.approx(mask_term["object", 1.0], rel=1e-4)
+    assert mask_term["background", 0.0] < 0.1 * mask_term["object", 0.0]
+
+
+def test_cells_of_one_object_are_to_be_alike() -> None:
+    layers = torch.zeros(1, 8, 8, dtype=torch.long)
+    layers[:, :, 4:] = 1
+    side = torch.zeros(1, 2, 2, 2)  # two cells a side, each in one object
+    side[0, 0, :, 0] = 1
+    side[0, 1, :, 1] = 1
+    alike, all_same = grouping_loss(side, layers), grouping_loss(torch.ones(1, 2, 2, 2), layers)
+    assert float(alike) == pytest.approx(0.0067, abs=1e-4)  # softplus(-5) for every pair
+    assert float(all_same) == pytest.approx(0.5 * (5.0067 + 0.0067), abs=1e-3)
+
+
+def test_the_rate_rises_stays_and_falls_to_zero() -> None:
+    options = PretrainOptions(steps=100, warmup=10, lr=1.0, decay=0.3)
     rates = [learning_rate(options, step) for step in range(101)]
-    assert rates[0] < rates[5] < rates[9]
-    assert max(rates) <= 1
-    assert rates[100] == pytest.approx(0, abs=1e-12)
+    assert rates[:10] == pytest.approx([(step + 1) / 10 for step in range(10)])
+    assert set(rates[10:70]) == {1.0}
+    assert rates[85] == pytest.approx(0.5)
+    assert rates[100] == 0
 
 
 class Stopped(Exception):
