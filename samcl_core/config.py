@@ -23,6 +23,7 @@ __all__ = [
     "IngestParams",
     "ModuleParams",
     "Params",
+    "PromotionParams",
     "PromptParams",
     "SelectorParams",
     "StepParams",
@@ -181,6 +182,15 @@ class CacheParams(_Section):
     dtype: Literal["float32", "float16"] = "float32"
 
 
+class PromotionParams(_Section):
+    """What a new bank must hold to become champion."""
+
+    max_drop: float = Field(0.01, ge=0, le=1, description="IoU that a learnt domain may lose")
+    max_natural_drop: float = Field(0.005, ge=0, le=1, description="IoU that natural images may lose")
+    min_selector_accuracy: float = Field(0.9, ge=0, le=1, description="mean over the learnt domains")
+    require_better_than_zero_shot: bool = True
+
+
 class DomainParams(_Section):
     """One data set of the workspace."""
 
@@ -217,6 +227,7 @@ class Params(_Section):
     selector: SelectorParams = SelectorParams()
     evaluate: EvaluateParams = EvaluateParams()
     cache: CacheParams = CacheParams()
+    promotion: PromotionParams = PromotionParams()
     domains: dict[DomainName, DomainParams] = Field(default_factory=dict)
     modules: dict[DomainName, ModuleParams] = Field(default_factory=dict)
     stream: dict[DomainName, StepParams] = Field(default_factory=dict)

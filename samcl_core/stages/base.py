@@ -29,5 +29,5 @@ def run(root: Path, params: Params, domain: str = BASE, progress: Progress = sil
         for name in params.names(role):
             scores.add(plain, step=0, domain=name, digest=embedded_digest(places, role, name))
     bank.save(places.bank(BASE))
-    scores.save(BASE)
+    scores.save(BASE, bank.digest)
     return {"bank": bank.digest, "natural": list(natural), "unseen": list(params.names("unseen"))}

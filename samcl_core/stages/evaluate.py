@@ -46,5 +46,5 @@ def run(root: Path, params: Params, domain: str, progress: Progress = silent) ->
     with staged_folder(places.pictures(domain)) as folder:
         for name in (domain, *params.names("natural")):
             draw_gallery(folder / f"{name}.png", name, scores.samples(name), plain, current)
-    scores.save(domain)
+    scores.save(domain, bank.digest)
     return {"step": step, "bank": bank.digest, "scores": scores.brief("iou")}

@@ -20,9 +20,10 @@ from samcl_core.stages.places import Places
 from samcl_core.tensors import load_tensors
 from samcl_core.training import PrefixCache
 
-__all__ = ["Scores", "embedded_digest", "scored_digests"]
+__all__ = ["Scores", "embedded_digest", "scored_bank", "scored_digests"]
 
 _DIGEST = "test_digest/"
+_BANK = "bank"
 
 
 def embedded_digest(places: Places, role: str, domain: str) -> str:
@@ -34,6 +35,11 @@ def embedded_digest(places: Places, role: str, domain: str) -> str:
 def scored_digests(path: Path) -> dict[str, str]:
     """Domain to digest of the test data that a step file was measured on."""
     return {key.removeprefix(_DIGEST): text for key, text in read_metadata(path).items() if key.startswith(_DIGEST)}
+
+
+def scored_bank(path: Path) -> str | None:
+    """Digest of the bank whose scores a step file holds."""
+    return read_metadata(path).get(_BANK)
 
 
 class Scores:
@@ -78,17 +84,25 @@ class Scores:
 
     def brief(self, metric: str) -> dict[str, float]:
         """``<domain>@<step>`` to value, of one metric."""
-        rows = pd.concat(self._cells) if self._cells else pd.DataFrame(columns=list(COLUMNS))
+        rows = self.cells()
         wanted = rows[rows["metric"] == metric]
         names = [f"{domain}@{step}" for domain, step in zip(wanted["domain"], wanted["step"], strict=True)]
         return dict(zip(names, wanted["value"].tolist(), strict=True))
 
-    def save(self, step: str) -> None:
-        """Write the step's cells, with the digests of the test data, and its scores per image."""
-        cells = pd.concat(self._cells) if self._cells else pd.DataFrame(columns=list(COLUMNS))
+    def cells(self) -> pd.DataFrame:
+        """Everything scored so far, in the long form of the R matrix."""
+        return pd.concat(self._cells) if self._cells else pd.DataFrame(columns=list(COLUMNS))
+
+    @property
+    def digests(self) -> dict[str, str]:
+        """Domain to digest of the test data it was scored on."""
+        return dict(self._digests)
+
+    def save(self, step: str, bank: str) -> None:
+        """Write the step's cells, with the digests of ``bank`` and of the test data, and its scores per image."""
         images = pd.concat(self._images, ignore_index=True) if self._images else pd.DataFrame()
         buffer = io.BytesIO()
         images.to_parquet(buffer, index=False)
         write_atomic(self._places.images(step), buffer.getvalue())
         metadata = {_DIGEST + domain: digest for domain, digest in self._digests.items()}
-        write_r_matrix(self._places.scores(step), cells, metadata)
+        write_r_matrix(self._places.scores(step), self.cells(), {_BANK: bank, **metadata})
