@@ -26,6 +26,7 @@ from tasks.tracking import RegistryUnavailable, tracking_uri
 from tasks.workspace import Workspace
 
 __all__ = [
+    "Told",
     "Watcher",
     "append_to_stream",
     "artifact_key",
@@ -35,6 +36,7 @@ __all__ = [
     "registration",
     "require_workspace",
     "run_stage",
+    "told",
     "track_training",
     "watching",
 ]
@@ -89,7 +91,7 @@ def _is_transient(task: Any, run: Any, state: Any) -> bool:
 @task(name="receive", task_run_name="receive {domain}", cache_policy=NO_CACHE)
 def receive(root: Path, source: Path, domain: str) -> bool:
     """Copy arriving data into the workspace and put it under DVC; True when it is new or changed."""
-    with _told(f"receive@{domain}") as tell:
+    with told(f"receive@{domain}") as tell:
         changed = dvc.add_raw(root, source, domain)
         tell("ran" if changed else "skipped")
     return changed
@@ -117,7 +119,7 @@ def run_stage(root: Path, target: str) -> dvc.Outcome:
         StageFailed: the stage's own error first.
     """
     reporter = _Reporter(target)
-    with _told(target) as tell:
+    with told(target) as tell:
         outcome = dvc.repro(root, target, on_progress=reporter, env=_run_environment())
         tell(outcome)
     reporter.finish(outcome)
@@ -156,7 +158,7 @@ def register(root: Path, step: str) -> dict[str, Any]:
     """Put the bank of a step into the registry; the same bank again is found, not made."""
     from tasks.registry import register_bank
 
-    with _told(f"register@{step}") as tell:
+    with told(f"register@{step}") as tell:
         registered = register_bank(root, Workspace(root).params(), step, flow_run_id=_flow_run_id())
         tell("ran" if registered.created else "skipped")
     values = {
@@ -210,28 +212,42 @@ def _run_environment() -> Mapping[str, str]:
     return {} if run_id is None else {"SAMCL_FLOW_RUN_ID": run_id}
 
 
-class _Told:
-    def __init__(self) -> None:
+class Told:
+    """How one piece of work is doing, for whoever watches. Call it with the outcome, ``ran`` when never called.
+
+    Attributes:
+        outcome: ``ran``, ``cached``, ``skipped`` or ``failed``.
+    """
+
+    def __init__(self, stage: str, watcher: Watcher | None) -> None:
         self.outcome = "ran"
+        self._stage = stage
+        self._watcher = watcher
 
     def __call__(self, outcome: str) -> None:
         self.outcome = outcome
 
+    def progress(self, what: str, done: int, total: int) -> None:
+        """How far it is; ``total`` 0 when unknown."""
+        if self._watcher is not None:
+            self._watcher.progress(self._stage, what, done, total)
+
 
 @contextmanager
-def _told(stage: str) -> Iterator[_Told]:
+def told(stage: str) -> Iterator[Told]:
+    """Tell the watcher that the block takes up ``stage``, and how it ended."""
     watcher = _WATCHER.get()
-    told = _Told()
+    tell = Told(stage, watcher)
     if watcher is not None:
         watcher.started(stage)
     try:
-        yield told
+        yield tell
     except BaseException:
-        told.outcome = "failed"
+        tell("failed")
         raise
     finally:
         if watcher is not None:
-            watcher.ended(stage, told.outcome)
+            watcher.ended(stage, tell.outcome)
 
 
 class _Reporter:

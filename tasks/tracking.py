@@ -25,11 +25,15 @@ if TYPE_CHECKING:
     from pandas import DataFrame
 
 __all__ = [
+    "Record",
     "RegistryUnavailable",
     "Tracker",
+    "find_or_log",
     "log_evaluation",
     "log_training",
+    "metrics_at",
     "open_tracker",
+    "prepare",
     "run_url",
     "test_digests",
     "tracking_uri",
@@ -76,7 +80,7 @@ class Tracker:
 
 
 @dataclass(frozen=True)
-class _Record:
+class Record:
     """Everything one run holds, read from files before MLflow is touched."""
 
     kind: str
@@ -111,7 +115,7 @@ def open_tracker(root: Path) -> Iterator[Tracker]:
     Raises:
         RegistryUnavailable: MLflow cannot be reached, or answers with an error inside the block.
     """
-    _prepare()
+    prepare()
     uri = tracking_uri(root)
     lock = FileLock(_lock_path(root))
     try:
@@ -141,10 +145,10 @@ def log_training(root: Path, params: Params, domain: str, *, flow_run_id: str | 
         DataError: the module or its curve is not there.
         RegistryUnavailable: MLflow cannot be reached.
     """
-    _prepare()
+    prepare()
     record = _training_record(root, params, domain, flow_run_id)
     with open_tracker(root) as tracker:
-        return _find_or_log(tracker, record)
+        return find_or_log(tracker, record)
 
 
 def log_evaluation(root: Path, params: Params, step: str, *, flow_run_id: str | None = None) -> str:
@@ -159,14 +163,18 @@ def log_evaluation(root: Path, params: Params, step: str, *, flow_run_id: str | 
         DataError: the step was not evaluated.
         RegistryUnavailable: MLflow cannot be reached.
     """
-    _prepare()
+    prepare()
     record = _evaluation_record(root, params, step, flow_run_id)
     with open_tracker(root) as tracker:
-        return _find_or_log(tracker, record)
+        return find_or_log(tracker, record)
 
 
-def _prepare() -> None:
-    """Import MLflow quietly: it reads these settings then."""
+def prepare() -> None:
+    """Import MLflow quietly: it reads these settings then. Comes before anything that imports MLflow.
+
+    Raises:
+        RegistryUnavailable: MLflow is not installed.
+    """
     for name, value in _ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     try:
@@ -221,7 +229,8 @@ def _without_secrets(uri: str) -> str:
     return urlunsplit(parts._replace(netloc=parts.netloc.rsplit("@", 1)[1]))
 
 
-def _find_or_log(tracker: Tracker, record: _Record) -> str:
+def find_or_log(tracker: Tracker, record: Record) -> str:
+    """The id of the finished run of exactly this result; written now when there is none."""
     found = _find(tracker, record.kind, record.digest)
     return found.info.run_id if found else _log(tracker, record)
 
@@ -232,7 +241,7 @@ def _find(tracker: Tracker, kind: str, digest: str) -> Run | None:
     return runs[0] if runs else None
 
 
-def _log(tracker: Tracker, record: _Record) -> str:
+def _log(tracker: Tracker, record: Record) -> str:
     from mlflow.entities import Param
 
     client = tracker.client
@@ -255,7 +264,7 @@ def _log(tracker: Tracker, record: _Record) -> str:
     return run_id
 
 
-def _training_record(root: Path, params: Params, domain: str, flow_run_id: str | None) -> _Record:
+def _training_record(root: Path, params: Params, domain: str, flow_run_id: str | None) -> Record:
     folder = root / "modules" / domain
     module = _read_json(folder / "module.json", f"samcl stream  # trains {domain}")
     curve = _read_json(root / "metrics" / "train" / f"{domain}.json", f"samcl stream  # trains {domain}")
@@ -272,13 +281,13 @@ def _training_record(root: Path, params: Params, domain: str, flow_run_id: str |
         "module_digest": digest,
         "backbone_sha256": str(module.get("backbone", {}).get("sha256", "")),
     }
-    return _Record(
+    return Record(
         kind="training",
         digest=digest,
         name=f"train {domain}",
         tags=_with_flow(tags, flow_run_id),
         params=_flat_text(settings),
-        metrics=_curve_metrics(curve) + _metrics(_flat_numbers(module.get("metrics") or {}, "final"), step=0),
+        metrics=_curve_metrics(curve) + metrics_at(_flat_numbers(module.get("metrics") or {}, "final"), step=0),
         inputs=[_dataset(domain, str(module.get("data_digest", "")), f"data/{domain}", "training")],
         artifacts=[
             (root / "metrics" / "train" / f"{domain}.json", "metrics"),
@@ -287,7 +296,7 @@ def _training_record(root: Path, params: Params, domain: str, flow_run_id: str |
     )
 
 
-def _evaluation_record(root: Path, params: Params, step: str, flow_run_id: str | None) -> _Record:
+def _evaluation_record(root: Path, params: Params, step: str, flow_run_id: str | None) -> Record:
     import pandas
 
     path = root / "metrics" / "steps" / f"{step}.parquet"
@@ -308,17 +317,17 @@ def _evaluation_record(root: Path, params: Params, step: str, flow_run_id: str |
     }
     # The step's file also holds the new domain's column in the rows before it: the metric's own history.
     present = sorted({int(row) for row in frame["step"]})
-    scores = [metric for row in present for metric in _metrics(_row_scores(frame[frame["step"] == row]), step=row)]
+    scores = [metric for row in present for metric in metrics_at(_row_scores(frame[frame["step"] == row]), step=row)]
     is_newest = step == (list(params.stream) or ["base"])[-1]
     files = [
         (path, "metrics"),
         *((picture, "pictures") for picture in sorted((root / "pictures" / step).glob("*.png"))),
     ]
     if is_newest:
-        scores += _metrics(_summary_numbers(root), step=number)
+        scores += metrics_at(_summary_numbers(root), step=number)
         files += _report_files(root)
     digest = digest_json({"bank": digest_files(bank), "scores": sha256_file(path), "report": _digests(files)})
-    return _Record(
+    return Record(
         kind="evaluation",
         digest=digest,
         name=f"evaluate {number} {step}",
@@ -375,7 +384,8 @@ def _dataset(name: str, digest: str, source: str, context: str) -> DatasetInput:
     return DatasetInput(data, [InputTag("mlflow.data.context", context)])
 
 
-def _metrics(values: Mapping[str, float], *, step: int) -> list[Metric]:
+def metrics_at(values: Mapping[str, float], *, step: int) -> list[Metric]:
+    """Name to number as metrics of one step; characters that MLflow refuses become ``_``."""
     from mlflow.entities import Metric
 
     now_ms = int(time.time() * 1000)
@@ -389,9 +399,9 @@ def _curve_metrics(curve: Mapping[str, Any]) -> list[Metric]:
     for position, point in enumerate(points):
         step = int(point.get("epoch", position))
         numbers = {key: value for key, value in _flat_numbers(point, "train").items() if key != "train/epoch"}
-        found += _metrics(numbers, step=step)
+        found += metrics_at(numbers, step=step)
     rest = {key: value for key, value in curve.items() if key != "epochs"}
-    return found + _metrics(_flat_numbers(rest, "training"), step=0)
+    return found + metrics_at(_flat_numbers(rest, "training"), step=0)
 
 
 def _metric_name(key: str) -> str:
