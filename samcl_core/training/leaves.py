@@ -29,19 +29,24 @@ class LeafScenes:
     layers: Tensor
 
 
-def draw_leaves(num: int, size_px: int, generator: torch.Generator, *, num_layers: int = 14) -> LeafScenes:
+def draw_leaves(
+    num: int, size_px: int, generator: torch.Generator, *, num_layers: int = 14, has_parts: bool = False
+) -> LeafScenes:
     """``num`` scenes of ``num_layers`` shapes on the generator's device.
 
     Ellipses, blobs, polygons, strips, thin lines and shapes of several limbs, with textures from noise and gratings,
     patches of a second texture, shading, cast and soft shadows that are no objects, blur and sensor noise. Some shapes
-    take the texture below them, changed a little: camouflage.
+    take the texture below them, changed a little: camouflage. With ``has_parts`` half of the layers are objects of
+    several parts that differ strongly: bands, spots and patches.
     """
     draw = _Draw(num, size_px, generator)
     images = draw.texture(draw.colour(), contrast=(5.0, 60.0))
     layers = torch.zeros(num, size_px, size_px, dtype=torch.long, device=draw.device)
     for layer in range(1, num_layers + 1):
         inside = draw.shape(shrink=1.0 - 0.45 * layer / num_layers)
-        images = torch.where(inside[:, None], draw.skin(images), draw.cast(images, inside))
+        images = torch.where(
+            inside[:, None], draw.skin(images, inside if has_parts else None), draw.cast(images, inside)
+        )
         layers = torch.where(inside, layer, layers)
         if layer % 5 == 0:
             images = draw.shadow(images)
@@ -102,15 +107,37 @@ class _Draw:
         shading = self.x * self.uniform(-25, 25, 1, 1) + self.y * self.uniform(-25, 25, 1, 1)
         return colour + pattern * tint * self.uniform(*contrast, 1, 1, 1) + shading[:, None]
 
-    def skin(self, below: Tensor) -> Tensor:
-        """Surface of the next shape: its own, or a changed copy of what lies below (one sample in four)."""
+    def skin(self, below: Tensor, inside: Tensor | None = None) -> Tensor:
+        """Surface of the next shape: its own, or a changed copy of what lies below (one sample in four).
+
+        Where ``inside`` (num, S, S) is given, half of the shapes consist of parts.
+        """
         own = self.texture(self.colour(), contrast=(0.0, 45.0))
         if self.one() < 0.35:  # one object, two surfaces
             pattern = self.grating() if self.one() < 0.3 else self.noise(4 + int(self.one() * 8))
             own = torch.where(pattern > self.uniform(0.3, 0.9, 1, 1, 1), self.texture(self.colour(), (0.0, 20.0)), own)
+        if inside is not None and self.one() < 0.5:
+            for _ in range(1 + int(self.one() * 2)):
+                own = torch.where(self.part(inside), self.texture(self.colour(), (0.0, 15.0)), own)
         moved = torch.roll(below, (self.size // 3, self.size // 4), (2, 3)) * self.uniform(0.75, 1.25, 3, 1, 1)
         hidden = self.uniform(0, 1, 1, 1, 1) < 0.25
         return torch.where(hidden, moved + self.uniform(-25, 25, 3, 1, 1), own)
+
+    def part(self, inside: Tensor) -> Tensor:
+        """(num, 1, S, S) bool: a band or a spot near the middle of a shape."""
+        weight = inside.float()
+        area = weight.sum((1, 2), keepdim=True).clamp(min=1)
+        middle_x, middle_y = ((weight * axis).sum((1, 2), keepdim=True) / area for axis in (self.x, self.y))
+        radius = (area / self.size**2).sqrt()  # about that of the shape: the frame is 2 wide
+        angle = self.uniform(0, 2 * math.pi, 1, 1)
+        away = radius * self.uniform(0, 1.2, 1, 1)
+        dx, dy = self.x - middle_x - away * angle.cos(), self.y - middle_y - away * angle.sin()
+        turn = self.uniform(0, math.pi, 1, 1)
+        along, across = dx * turn.cos() + dy * turn.sin(), dy * turn.cos() - dx * turn.sin()
+        thick = radius * self.uniform(0.15, 0.6, 1, 1)
+        if self.one() < 0.5:
+            return (across.abs() < thick)[:, None]
+        return ((across / thick).square() + (along / (thick * self.uniform(1, 2, 1, 1))).square() < 1)[:, None]
 
     def shape(self, shrink: float) -> Tensor:
         """(num, S, S) bool: one kind of shape for the batch, another one each sample."""

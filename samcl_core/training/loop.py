@@ -23,6 +23,7 @@ from samcl_core.domains.layout import Sample
 from samcl_core.errors import SamclError, TrainingError
 from samcl_core.files import digest_json
 from samcl_core.progress import Progress, silent
+from samcl_core.tensors import tensor_bytes
 from samcl_core.training.checkpoint import TrainState, load_checkpoint, save_checkpoint
 from samcl_core.training.data import MaskCache, prompts_of
 from samcl_core.training.losses import mask_loss, resize_logits
@@ -66,10 +67,11 @@ def train_module(
     options: TrainParams,
     *,
     seed: int,
+    initial: ModuleTensors | None = None,
     checkpoint: Path | None = None,
     progress: Progress = silent,
 ) -> TrainResult:
-    """Train a fresh module of ``adapter`` on ``samples``; nothing but its own tensors is changed.
+    """Train a module of ``adapter`` on ``samples``; nothing but its own tensors is changed.
 
     On the CPU the result's bytes depend on the arguments alone: not on the order of ``samples``, not on what is
     cached, and not on whether the run was killed and continued.
@@ -81,6 +83,7 @@ def train_module(
         samples: the domain's training samples.
         options: epochs, batch size, rates and losses; null options take the default profile's value.
         seed: initial tensors and order of the samples.
+        initial: tensors to go on from, which stay as they are; ``None`` starts afresh.
         checkpoint: file to continue from and to write every ``checkpoint_every_epochs`` epochs; it stays after the
             end, so that nothing is lost until the caller has stored the result and calls ``clear_checkpoint``.
         progress: called after each step.
@@ -101,9 +104,9 @@ def train_module(
     masks = MaskCache(backbone.image_size)
     cache.warm(samples, progress)
 
-    key = training_key(backbone, adapter, cache, samples, options, seed)
+    key = training_key(backbone, adapter, cache, samples, options, seed, initial)
     resumed = None if checkpoint is None else load_checkpoint(checkpoint, key)
-    state = resumed or TrainState(0, adapter.fresh(seed))
+    state = resumed or TrainState(0, adapter.fresh(seed) if initial is None else initial)
     tensors = {name: state.tensors[name].detach().to(backbone.device, copy=True) for name in adapter.shapes()}
     adam = torch.optim.Adam([tensor.requires_grad_() for tensor in tensors.values()], lr=options.lr)
     state.restore(adam, tensors)
@@ -137,7 +140,13 @@ def train_module(
 
 
 def training_key(
-    backbone: Backbone, adapter: Adapter, cache: PrefixCache, samples: Sequence[Sample], options: TrainParams, seed: int
+    backbone: Backbone,
+    adapter: Adapter,
+    cache: PrefixCache,
+    samples: Sequence[Sample],
+    options: TrainParams,
+    seed: int,
+    initial: ModuleTensors | None = None,
 ) -> str:
     """Digest of everything the trained tensors depend on. ``samples`` are sorted by id."""
     data = [[s.id, s.image_sha256, s.mask_sha256, s.points, s.labels, s.box] for s in samples]
@@ -149,6 +158,7 @@ def training_key(
             "cache_dtype": cache.dtype,
             "data": data,
             "seed": seed,
+            "initial": None if initial is None else hashlib.sha256(tensor_bytes(initial)).hexdigest(),
             "device": backbone.device.type,
             "versions": [samcl_core.__version__, torch.__version__],
         }
