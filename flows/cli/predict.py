@@ -132,18 +132,10 @@ def to_prompt(points: list[Point], box: tuple[float, float, float, float] | None
     Raises:
         PromptError: no prompt at all, or one outside of the image.
     """
-    from samcl_core.backbones.base import FRAME_PX
-    from samcl_core.errors import PromptError
-    from samcl_core.inference import Prompt
+    from samcl_core.serving import prompt_in_pixels
 
-    for x, y, _ in points:
-        if not (0 <= x < width and 0 <= y < height):
-            raise PromptError(f"point ({x:g}, {y:g}) is outside of the image of {width} x {height} pixels")
-    if box is not None and not (box[0] >= 0 and box[1] >= 0 and box[2] <= width and box[3] <= height):
-        raise PromptError(f"box {box} is outside of the image of {width} x {height} pixels")
-    scale_x, scale_y = FRAME_PX / width, FRAME_PX / height
-    scaled = None if box is None else (box[0] * scale_x, box[1] * scale_y, box[2] * scale_x, box[3] * scale_y)
-    return Prompt(tuple((x * scale_x, y * scale_y) for x, y, _ in points), tuple(label for *_, label in points), scaled)
+    labels = [label for *_, label in points]
+    return prompt_in_pixels([(x, y) for x, y, _ in points], labels, box, width=width, height=height)
 
 
 def _mode(settings: Settings, asked: str | None) -> Literal["bilinear", "nearest"]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator
 from dataclasses import dataclass
+from io import BytesIO
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,7 @@ __all__ = [
     "IMAGE_SUFFIXES",
     "MAX_PIXELS",
     "ImageInfo",
+    "decode_image",
     "image_info",
     "image_size",
     "load_image",
@@ -107,12 +109,18 @@ def load_image(path: Path) -> NDArray[np.uint8]:
         ImageError: unreadable, truncated, not an image, or larger than ``MAX_PIXELS``; the message names the file.
     """
     with _reading(path):
-        image, _ = _decode(path)
-        if image.mode in ("P", "PA"):
-            image = image.convert("RGBA")
-        if not _is_wide(image):
-            return np.array(image.convert("RGB"), dtype=np.uint8)
-        return np.repeat(_to_8_bit(np.asarray(image))[:, :, None], 3, axis=2)
+        return _rgb(_decode(path)[0])
+
+
+def decode_image(data: bytes, name: str) -> NDArray[np.uint8]:
+    """``load_image`` of the bytes of an image file; messages call it ``name``.
+
+    Raises:
+        ImageError: as ``load_image``.
+    """
+    path = Path(name)
+    with _reading(path):
+        return _rgb(_decode(path, BytesIO(data))[0])
 
 
 def load_mask(path: Path, threshold: int = 128) -> NDArray[np.bool_]:
@@ -153,16 +161,16 @@ def save_png(path: Path, pixels: NDArray[np.uint8] | NDArray[np.bool_]) -> None:
     Image.fromarray(np.ascontiguousarray(values)).save(path, format="PNG", compress_level=6)
 
 
-def _open(path: Path) -> Image.Image:
-    image = Image.open(path, formats=_FORMATS)
+def _open(path: Path, data: BytesIO | None = None) -> Image.Image:
+    image = Image.open(path if data is None else data, formats=_FORMATS)
     if image.width * image.height > MAX_PIXELS:
         raise _too_large(path, f"{image.width}x{image.height} pixels")
     return image
 
 
-def _decode(path: Path) -> tuple[Image.Image, ImageInfo]:
-    """The upright pixels and what the header said."""
-    with _open(path) as image:
+def _decode(path: Path, data: BytesIO | None = None) -> tuple[Image.Image, ImageInfo]:
+    """The upright pixels and what the header said, of ``path`` or of ``data`` in its place."""
+    with _open(path, data) as image:
         image.load()
         info = _info(image)
         return (image.transpose(_TURNS[info.orientation]) if info.orientation in _TURNS else image), info
@@ -201,6 +209,14 @@ def _grey(image: Image.Image) -> NDArray[np.uint8]:
     if _is_wide(image):
         return _to_8_bit(np.asarray(image))
     return np.array(image.convert("L"), dtype=np.uint8)
+
+
+def _rgb(image: Image.Image) -> NDArray[np.uint8]:
+    if image.mode in ("P", "PA"):
+        image = image.convert("RGBA")
+    if not _is_wide(image):
+        return np.array(image.convert("RGB"), dtype=np.uint8)
+    return np.repeat(_to_8_bit(np.asarray(image))[:, :, None], 3, axis=2)
 
 
 def _is_wide(image: Image.Image) -> bool:

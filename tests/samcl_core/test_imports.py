@@ -21,7 +21,7 @@ LAYERS = (
     {"adapters", "selectors", "bank"},
     {"training", "inference"},
     {"strategies"},
-    {"stages"},
+    {"stages", "serving"},
 )
 """Parts of the core, lowest first: a part imports from its own layer and from those below it, never in a circle."""
 

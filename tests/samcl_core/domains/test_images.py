@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 
 from samcl_core.domains.images import (
+    decode_image,
     image_info,
     image_size,
     load_image,
@@ -97,6 +98,17 @@ def test_what_is_no_image_is_refused(tmp_path: Path, content: bytes) -> None:
     for read in (load_image, load_mask, image_size):
         with pytest.raises(ImageError, match=r"broken\.jpg: cannot be read: not an image"):
             read(path)
+
+
+def test_bytes_read_as_their_file_and_are_refused_by_their_name(tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    path = _save(tmp_path / "a.jpg", Image.fromarray(COLOURS), exif=exif)
+    np.testing.assert_array_equal(decode_image(path.read_bytes(), "row 3"), load_image(path))
+    with pytest.raises(ImageError, match="row 3: cannot be read: not an image"):
+        decode_image(b"not an image", "row 3")
+    with pytest.raises(ImageError, match="row 4: too large"):
+        decode_image(b"P5 100000 100000 255\n", "row 4")
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG"])
