@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -119,11 +119,13 @@ def plan(spec: StreamSpec, *, strategies: Sequence[str], seeds: Sequence[int], o
     return [unit for seed in dict.fromkeys(seeds) for unit in _units_of(spec, seed, strategies, orders)]
 
 
-def _check_known(what: str, names: Sequence[str], known: Sequence[str] | dict[str, str] | object) -> None:
-    expected = list(known)  # type: ignore[call-overload]
+def _check_known(what: str, names: Sequence[str], known: Iterable[str]) -> None:
+    expected = list(known)
     unknown = [name for name in names if name not in expected]
-    if unknown or not names:
-        raise UsageError(f"{what} {', '.join(unknown) or '(none given)'} is unknown, expected some of {expected}")
+    if not names:
+        raise UsageError(f"no {what} is given, expected some of {', '.join(expected)}")
+    if unknown:
+        raise UsageError(f"{what} {', '.join(unknown)} is unknown, expected some of {', '.join(expected)}")
 
 
 def _units_of(spec: StreamSpec, seed: int, strategies: Sequence[str], orders: Sequence[str]) -> Iterator[Unit]:

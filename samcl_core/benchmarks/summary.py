@@ -1,0 +1,249 @@
+"""The numbers of a benchmark: one cell's by name, a strategy's mean and deviation over its cells, rows for tables."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import pandas as pd
+
+from samcl_core.errors import DataError
+from samcl_core.evaluation.rmatrix import (
+    SELECTOR_ACCURACY,
+    cosam_avg,
+    cosam_ff,
+    cosam_last,
+    domains_of,
+    natural_retention,
+    pivot,
+    samcl_aa,
+    samcl_fm,
+    samcl_ft,
+    unseen_gain,
+)
+from samcl_core.evaluation.tables import MISSING
+
+if TYPE_CHECKING:
+    from samcl_core.benchmarks.units import Cell
+
+__all__ = [
+    "COST_COLUMNS",
+    "SCORE_COLUMNS",
+    "Column",
+    "Stat",
+    "StrategyRow",
+    "cell_numbers",
+    "curve",
+    "domain_stats",
+    "mean_frame",
+    "stat_of",
+    "strategy_rows",
+    "table_rows",
+]
+
+
+@dataclass(frozen=True)
+class Column:
+    """One number of a strategy in tables.
+
+    Attributes:
+        key: its name in ``cell_numbers``.
+        header: above the column.
+        meaning: the formula or unit, for the legend.
+        digits: after the point.
+        scale: what tables multiply the number with; 100 turns a share into points.
+        is_bytes: shown in KiB.
+        has_deviation: tables show the deviation, too; files always have it.
+    """
+
+    key: str
+    header: str
+    meaning: str
+    digits: int = 1
+    scale: float = 100.0
+    is_bytes: bool = False
+    has_deviation: bool = True
+
+    def shown(self, stat: Stat | None, num_cells: int) -> str:
+        """The number for people; a dash when it does not exist, and of how many cells it is when not of all."""
+        if stat is None:
+            return MISSING
+        text = f"{stat.mean / 1024:,.1f} KiB" if self.is_bytes else _fixed(stat.mean * self.scale, self.digits)
+        if self.has_deviation and not math.isnan(stat.std):
+            text += f" ± {_fixed(stat.std * self.scale, self.digits)}"
+        return text if stat.n == num_cells else f"{text} ({stat.n} of {num_cells})"
+
+
+def _fixed(value: float, digits: int) -> str:
+    return f"{round(value, digits) + 0.0:,.{digits}f}"  # + 0.0: no minus before a zero
+
+
+SCORE_COLUMNS = (
+    Column("aa", "AA (SAMCL)", "mean over j of R[T, j]"),
+    Column("fm", "FM (SAMCL)", "mean over j of R[j, j] - R[T, j], the last domain's zero included", 2),
+    Column("ft", "FT (SAMCL)", "mean over j < T of R[j, j+1]: the score on the next domain, not learnt yet"),
+    Column("last", "Last (CoSAM)", "mean over j of R[T, j], which is AA"),
+    Column("avg", "Avg (CoSAM)", "mean over the steps i of the mean over j <= i of R[i, j]"),
+    Column("ff", "FF (CoSAM)", "mean over j < T of R[j, j] - R[T, j]", 2),
+    Column("boundary_last", "Boundary IoU, Last", "Last of the boundary IoU"),
+    Column("natural_retention", "Natural retention", "R[T, j] - R[0, j] on natural images; 0 when nothing is lost", 2),
+    Column("unseen_gain", "Unseen gain", "R[T, j] - R[0, j] on domains that are never learnt", 2),
+)
+"""Scores, in points (IoU x 100)."""
+
+_COST = {"scale": 1.0, "has_deviation": False}
+COST_COLUMNS = (
+    Column("selector_learnt", "Selector, learnt", "% of the test images of learnt domains that got their own module"),
+    Column("selector_natural", "Selector, natural", "% of the natural images that got plain SAM"),
+    Column("selector_unseen", "Selector, unseen", "% of the images of never learnt domains that got plain SAM"),
+    Column("fit_ms", "Selector fit, ms", "closed form or training, with all domains, one CPU thread", 1, 1.0),
+    Column("selector_bytes", "Selector", "the fitted selector", is_bytes=True, has_deviation=False),
+    Column("state_bytes_per_domain", "State a domain", "kept of one domain for later fits", **_COST, is_bytes=True),  # type: ignore[arg-type]
+    Column("state_bytes_shared", "State shared", "kept once for later fits", **_COST, is_bytes=True),  # type: ignore[arg-type]
+    Column("num_parameters", "Parameters", "trained weights of all modules", 0, 1.0, has_deviation=False),
+    Column("module_bytes", "Modules", "their files", is_bytes=True, has_deviation=False),
+    Column("train_seconds", "Training, s", "training of the one module", 0, 1.0, has_deviation=False),
+)
+"""What the selector does, what is stored and how long it takes; after the last step."""
+
+
+@dataclass(frozen=True)
+class Stat:
+    """Mean and sample deviation (n - 1) of ``n`` numbers; the deviation of one number is NaN."""
+
+    mean: float
+    std: float
+    n: int
+
+
+@dataclass(frozen=True)
+class StrategyRow:
+    """A strategy over its cells.
+
+    Attributes:
+        strategy: its name.
+        title: for people.
+        num_cells: seeds x orders that were measured.
+        numbers: key of a column to its mean and deviation; a number that does not exist is not there.
+    """
+
+    strategy: str
+    title: str
+    num_cells: int
+    numbers: dict[str, Stat]
+
+
+def stat_of(values: Iterable[float]) -> Stat:
+    """Mean and deviation of at least one number."""
+    numbers = list(values)
+    mean = math.fsum(numbers) / len(numbers)
+    if len(numbers) == 1:
+        return Stat(mean, math.nan, 1)
+    return Stat(
+        mean, math.sqrt(math.fsum((number - mean) ** 2 for number in numbers) / (len(numbers) - 1)), len(numbers)
+    )
+
+
+# One cell -------------------------------------------------------------------------------------------------------------
+
+
+def cell_numbers(cell: Cell) -> dict[str, float]:
+    """Every number of ``SCORE_COLUMNS`` and ``COST_COLUMNS`` that the cell has; scores are shares 0..1.
+
+    A strategy that was measured before and after only (joint) has no forgetting and no transfer. Of plain SAM, which
+    is the same after every step, what is 0 by definition (forgetting, retention) is left out.
+    """
+    order, frame = cell.order, cell.frame
+    is_plain = int(frame["step"].max()) == 0
+    iou = _matrix(frame, "iou", order, is_plain)
+    last, natural, unseen = len(order), domains_of(frame, "natural"), domains_of(frame, "unseen")
+    functions: dict[str, Callable[[], float]] = {
+        "aa": lambda: samcl_aa(iou, order),
+        "ft": lambda: samcl_ft(iou, order),
+        "last": lambda: cosam_last(iou, order),
+        "avg": lambda: cosam_avg(iou, order),
+        "boundary_last": lambda: cosam_last(_matrix(frame, "boundary_iou", order, is_plain), order),
+    }
+    if not is_plain:
+        functions |= {
+            "fm": lambda: samcl_fm(iou, order),
+            "ff": lambda: cosam_ff(iou, order),
+            "natural_retention": lambda: natural_retention(iou, natural, last),
+            "unseen_gain": lambda: unseen_gain(iou, unseen, last),
+        }
+    found = {key: _or_nan(function) for key, function in functions.items()} | _selector_numbers(cell) | cell.facts
+    known = [column.key for column in (*SCORE_COLUMNS, *COST_COLUMNS)]
+    return {key: found[key] for key in known if math.isfinite(found.get(key, math.nan))}
+
+
+def _matrix(frame: pd.DataFrame, metric: str, order: Sequence[str], is_plain: bool) -> pd.DataFrame:
+    matrix = pivot(frame, metric, order)
+    return matrix.reindex(range(len(order) + 1)).ffill() if is_plain else matrix
+
+
+def _or_nan(function: Callable[[], float]) -> float:
+    try:
+        return function()
+    except DataError:
+        return math.nan
+
+
+def _selector_numbers(cell: Cell) -> dict[str, float]:
+    rows = cell.frame[(cell.frame["metric"] == SELECTOR_ACCURACY) & (cell.frame["step"] == len(cell.order))]
+    means = rows.groupby("role")["value"].mean()
+    names = {"learn": "selector_learnt", "natural": "selector_natural", "unseen": "selector_unseen"}
+    return {names[str(role)]: float(value) for role, value in means.items()}
+
+
+def curve(cell: Cell) -> list[float]:
+    """Mean IoU of the domains learnt so far, ``AA_i`` for i = 1..T; NaN where a step was not measured."""
+    iou = _matrix(cell.frame, "iou", cell.order, int(cell.frame["step"].max()) == 0)
+
+    def at(step: int) -> float:
+        return _or_nan(lambda: samcl_aa(iou, cell.order, step))
+
+    return [at(step) for step in range(1, len(cell.order) + 1)]
+
+
+# Many cells -----------------------------------------------------------------------------------------------------------
+
+
+def strategy_rows(cells: Sequence[Cell], titles: dict[str, str]) -> list[StrategyRow]:
+    """One row a strategy, in the order of ``titles``; strategies without a cell are left out."""
+    rows = []
+    for strategy, title in titles.items():
+        own = [cell_numbers(cell) for cell in cells if cell.strategy == strategy]
+        keys = [column.key for column in (*SCORE_COLUMNS, *COST_COLUMNS)]
+        values = {key: [numbers[key] for numbers in own if key in numbers] for key in keys}
+        if own:
+            numbers = {key: stat_of(found) for key, found in values.items() if found}
+            rows.append(StrategyRow(strategy, title, len(own), numbers))
+    return rows
+
+
+def table_rows(rows: Sequence[StrategyRow], columns: Sequence[Column]) -> tuple[list[str], list[list[str]]]:
+    """Header and rows of a table for people: the strategy's title, then the columns."""
+    header = ["strategy", *(column.header for column in columns)]
+    body = [
+        [row.title, *(column.shown(row.numbers.get(column.key), row.num_cells) for column in columns)] for row in rows
+    ]
+    return header, body
+
+
+def domain_stats(cells: Sequence[Cell], domain: str) -> Stat | None:
+    """IoU of a domain after the last step that was measured, over the cells; ``None`` when it was never scored."""
+    values = []
+    for cell in cells:
+        last = int(cell.frame["step"].max())
+        wanted = (cell.frame["domain"] == domain) & (cell.frame["metric"] == "iou") & (cell.frame["step"] == last)
+        values += cell.frame.loc[wanted, "value"].tolist()
+    return stat_of(values) if values else None
+
+
+def mean_frame(cells: Sequence[Cell]) -> pd.DataFrame:
+    """The long form with the mean over cells of the same order in each place."""
+    together = pd.concat([cell.frame for cell in cells], ignore_index=True)
+    keys = ["step", "domain", "metric", "role"]
+    return together.groupby(keys, as_index=False).agg(value=("value", "mean"), n=("n", "max"))
