@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from samcl_core.config import Params
-from samcl_core.errors import BankError
+from samcl_core.errors import BankError, UsageError
 from tasks.lineage import Lineage, lineage_of
+from tasks.serving.package import write_model
 from tasks.tracking import RegistryUnavailable, Tracker, log_evaluation, open_tracker
 
 if TYPE_CHECKING:
@@ -22,6 +23,8 @@ __all__ = ["CANDIDATE", "Registered", "RegistryUnavailable", "model_name", "regi
 
 CANDIDATE = "candidate"
 DEFAULT_MODEL = "samcl-bank"
+MODEL_FOLDER = "model"
+"""Where the pyfunc model is in the artifacts of a version's run."""
 
 
 @dataclass(frozen=True)
@@ -54,8 +57,18 @@ def model_name() -> str:
     return os.environ.get("SAMCL_MODEL_NAME") or DEFAULT_MODEL
 
 
-def register_bank(root: Path, params: Params, step: str, flow_run_id: str | None = None) -> Registered:
+def register_bank(
+    root: Path,
+    params: Params,
+    step: str,
+    flow_run_id: str | None = None,
+    *,
+    bundle_backbone: bool | None = None,
+) -> Registered:
     """Put ``banks/<step>`` into the registry as ``candidate``, exactly the bytes that were verified here.
+
+    The version is a pyfunc model that holds them. ``bundle_backbone`` says whether the backbone's weights travel in it:
+    ``None`` is what ``SAMCL_BUNDLE_BACKBONE`` (1 or 0) says, else yes for ``sam_nano`` alone.
 
     The same bank is registered once: a second call finds the version by the bank's digest. The alias then moves only
     for the newest step, so that going over old steps again does not bring an old bank forward.
@@ -71,14 +84,18 @@ def register_bank(root: Path, params: Params, step: str, flow_run_id: str | None
         raise BankError(f"there is no bank {folder}", hint="samcl stream")
     with tempfile.TemporaryDirectory(prefix="samcl-register-") as scratch:
         # A copy, then its verification, then its upload: a bank step running beside this cannot mix two banks.
-        snapshot = Path(scratch) / "bank"
+        snapshot, model = Path(scratch) / "bank", Path(scratch) / MODEL_FOLDER
         shutil.copytree(folder, snapshot, ignore=shutil.ignore_patterns(".gitignore"))
         bank = Bank.load(snapshot)
         run_id = log_evaluation(root, params, step, flow_run_id=flow_run_id)
         lineage = lineage_of(root, params, bank, run_id=run_id, flow_run_id=flow_run_id, step=step)
         with open_tracker(root) as tracker:
             found = _find_version(tracker, bank.digest)
-            version = found or _create_version(tracker, snapshot, lineage)
+            if found is None:
+                # Inside the lock: MLflow takes the model of a code file from a global variable.
+                bundle = _bundle_setting() if bundle_backbone is None else bundle_backbone
+                write_model(model, snapshot, bank, params, root=root, bundle=bundle)
+            version = found or _create_version(tracker, model, lineage)
             if found is None or step == (list(params.stream) or ["base"])[-1]:
                 tracker.client.set_registered_model_alias(model_name(), CANDIDATE, str(version.version))
     return Registered(
@@ -98,11 +115,18 @@ def _find_version(tracker: Tracker, digest: str) -> ModelVersion | None:
     return max(ready, key=lambda version: int(version.version), default=None)
 
 
-def _create_version(tracker: Tracker, snapshot: Path, lineage: Lineage) -> ModelVersion:
+def _bundle_setting() -> bool | None:
+    text = os.environ.get("SAMCL_BUNDLE_BACKBONE", "")
+    if text not in ("", "0", "1"):
+        raise UsageError(f"SAMCL_BUNDLE_BACKBONE is {text!r}, expected 0 or 1")
+    return text == "1" if text else None
+
+
+def _create_version(tracker: Tracker, model: Path, lineage: Lineage) -> ModelVersion:
     client = tracker.client
     _ensure_model(tracker)
-    client.log_artifacts(lineage.run_id, str(snapshot), "bank")
-    source = f"{str(client.get_run(lineage.run_id).info.artifact_uri).rstrip('/')}/bank"
+    client.log_artifacts(lineage.run_id, str(model), MODEL_FOLDER)
+    source = f"{str(client.get_run(lineage.run_id).info.artifact_uri).rstrip('/')}/{MODEL_FOLDER}"
     return client.create_model_version(
         model_name(),
         source=source,

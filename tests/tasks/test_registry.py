@@ -18,6 +18,7 @@ from samcl_core.errors import BankError, DataError, IntegrityError
 from samcl_core.files import digest_files
 from tasks.lineage import git_state, lineage_of
 from tasks.registry import CANDIDATE, RegistryUnavailable, model_name, register_bank
+from tasks.serving.package import BANK_FOLDER
 from tasks.tracking import log_evaluation, log_training, open_tracker, run_url, tracking_uri
 
 pytestmark = pytest.mark.pipeline
@@ -153,8 +154,8 @@ class TestRegistry:
             artifact_uri = str(tracker.client.get_run(found.run_id).info.artifact_uri)
         assert str(version.version) == "1"
         assert version.run_id == found.run_id
-        assert version.source == f"{artifact_uri}/bank"
-        folder = Path(str(version.source).removeprefix("file://"))
+        assert version.source == f"{artifact_uri}/model"
+        folder = Path(str(version.source).removeprefix("file://")) / BANK_FOLDER
         assert verify_bank(folder) == []
         assert digest_files(folder) == digest_files(root / "banks" / "Shadows")
         wanted = {
