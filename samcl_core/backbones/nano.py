@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -10,11 +11,12 @@ from typing import Any
 
 import torch
 from safetensors.torch import save
-from torch import nn
+from torch import Tensor, nn
 
 from samcl_core.backbones.checkpoints import load_state, read_state, verified
 from samcl_core.backbones.frozen import draw_weights, weights_digest
 from samcl_core.backbones.sam import SamBackbone
+from samcl_core.backbones.weights import FOLDER
 from samcl_core.errors import CheckpointMismatch
 from samcl_core.files import sha256_file, write_atomic, write_json
 
@@ -29,8 +31,8 @@ __all__ = [
     "tiny_backbone",
 ]
 
-NANO_WEIGHTS = Path(__file__).parent / "weights" / "sam_nano.safetensors"
-"""Trained weights that ship with the package; ``sam_nano.json`` beside them holds their architecture."""
+NANO_WEIGHTS = FOLDER / "sam_nano.safetensors"
+"""Trained weights that ship with the package; ``sam_nano.json`` beside them holds their architecture and origin."""
 
 
 @dataclass(frozen=True)
@@ -111,7 +113,7 @@ def _build(config: NanoConfig) -> Any:
 
 
 def load_nano(weights: Path = NANO_WEIGHTS, sha256: str | None = None) -> SamBackbone:
-    """``sam_nano`` with the weights of a file; untrained, drawn from names, where ``weights`` does not exist.
+    """``sam_nano`` in float32 with the weights of a file; untrained, drawn from names, where there is no ``weights``.
 
     Args:
         weights: a ``.safetensors`` file with a JSON file of the same stem beside it: ``{"config": {...}}``.
@@ -154,17 +156,33 @@ def tiny_backbone() -> SamBackbone:
     return nano_backbone("tiny", _TINY)
 
 
-def save_nano(module: nn.Module, path: Path) -> str:
-    """Write trained weights of ``sam_nano`` with their architecture beside them, as ``load_nano`` reads them.
+def save_nano(module: nn.Module, path: Path, about: Mapping[str, Any] | None = None) -> str:
+    """Write trained weights of ``sam_nano`` in half precision, and a JSON file beside them, as ``load_nano`` reads it.
+
+    Args:
+        module: the trained network.
+        path: the ``.safetensors`` file.
+        about: more entries of the JSON file, beside ``schema_version`` and ``config``: where the weights come from.
 
     Returns:
-        Hex sha256 of the file.
+        Hex sha256 of the file of weights.
 
     Raises:
-        CheckpointMismatch: ``module`` is no ``sam_nano``.
+        CheckpointMismatch: ``module`` is no ``sam_nano``, or a weight is beyond the range of half precision.
     """
-    state = {key: value.detach().cpu().contiguous() for key, value in module.state_dict().items()}
+    state = {key: _half(key, value) for key, value in sorted(module.state_dict().items())}
     load_state(build_nano(NANO), state, "to be saved")
-    write_json(path.with_suffix(".json"), {"schema_version": 1, "config": NANO.as_json()})
+    write_json(path.with_suffix(".json"), {"schema_version": 1, "config": NANO.as_json(), **(about or {})})
     write_atomic(path, save(state))
     return sha256_file(path)
+
+
+def _half(key: str, value: Tensor) -> Tensor:
+    value = value.detach().cpu().contiguous()
+    if not value.is_floating_point():
+        return value
+    half = value.half()
+    if not bool(torch.isfinite(half).all()):
+        largest, limit = float(value.abs().max()), torch.finfo(torch.float16).max
+        raise CheckpointMismatch(f"{key} reaches {largest:.4g}, and half precision ends at {limit:.0f}")
+    return half

@@ -8,9 +8,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch import Tensor
 
 from samcl_core.backbones import load_backbone, save_nano
 from samcl_core.config import BackboneParams
+from samcl_core.errors import UsageError
+from samcl_core.files import digest_files
 from samcl_core.training.leaves import draw_leaves
 from samcl_core.training.pretrain import (
     PretrainOptions,
@@ -21,8 +24,11 @@ from samcl_core.training.pretrain import (
     pretrain,
     prompt_loss,
 )
+from samcl_core.training.pretrain_options import is_constant
 
-SMALL = PretrainOptions(steps=2, batch_size=2, objects=2, warmup=1, checkpoint_every=1)
+Weights = dict[str, Tensor]
+
+SMALL = PretrainOptions(steps=3, batch_size=2, objects=2, warmup=1, guided=2, decay=0.7, checkpoint_every=1)
 
 
 def test_scenes_follow_from_the_seed() -> None:
@@ -122,28 +128,66 @@ class Stopped(Exception):
     pass
 
 
+def train(options: PretrainOptions, path: Path | None = None, stop_at: int = 0) -> tuple[list[int], Weights]:
+    """The steps that ran, and the weights; none where the run was stopped."""
+    seen: list[int] = []
+
+    def on_step(done: int, numbers: dict[str, float]) -> None:
+        seen.append(done)
+        if done == stop_at:
+            raise Stopped
+
+    weights: Weights = {}
+    with contextlib.suppress(Stopped):
+        network = pretrain(fresh_nano(0), options, checkpoint=path, on_step=on_step, num_workers=0)
+        weights = network.state_dict()
+    return seen, weights
+
+
+def same(one: Weights, other: Weights) -> bool:
+    return bool(one) and one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
+
+
 def test_a_stopped_run_continues_to_the_same_bytes(tmp_path: Path) -> None:
-    def run(options: PretrainOptions, stop_at: int) -> list[int]:
-        seen: list[int] = []
-
-        def on_step(done: int, numbers: dict[str, float]) -> None:
-            seen.append(done)
-            if done == stop_at:
-                raise Stopped
-
-        with contextlib.suppress(Stopped):
-            states.append(
-                pretrain(fresh_nano(0), options, checkpoint=path, on_step=on_step, num_workers=0).state_dict()
-            )
-        return seen
-
-    states = [pretrain(fresh_nano(0), SMALL, num_workers=0).state_dict()]
     path = tmp_path / "pretrain.safetensors"
-    assert run(SMALL, stop_at=2) == [1, 2]
-    assert run(SMALL, stop_at=0) == [2], "the last step was not checkpointed yet"
-    whole, again = states
-    assert all(torch.equal(whole[name], again[name]) for name in whole)
-    assert run(replace(SMALL, lr=1e-5), stop_at=1) == [1], "a checkpoint of other options is ignored"
+    assert train(SMALL, path, stop_at=2) == ([1, 2], {})
+    assert [file.name for file in tmp_path.iterdir()] == ["pretrain_constant.safetensors"], "step 2 was not kept yet"
+    assert train(SMALL, path, stop_at=3)[0] == [2, 3]
+    seen, weights = train(SMALL, path)
+    assert seen == [3], "from the second file, which is of the falling rate"
+    assert same(weights, train(SMALL)[1])
+    assert train(SMALL, path)[0] == []
+
+
+def test_more_steps_continue_from_the_constant_rate(tmp_path: Path) -> None:
+    path = tmp_path / "pretrain.safetensors"
+    short = replace(SMALL, steps=4, decay=0.5, checkpoint_every=100)
+    long = replace(short, steps=6)
+    assert [is_constant(short, done) for done in range(1, 5)] == [True, True, True, False]
+    assert train(short, path)[0] == [1, 2, 3, 4]
+    seen, weights = train(long, path)
+    assert seen == [4, 5, 6]
+    assert same(weights, train(long)[1])
+    assert train(replace(short, steps=5, decay=0.3), path)[0] == [5], "another decay continues too"
+
+
+def test_a_checkpoint_of_something_else_is_refused_and_kept(tmp_path: Path) -> None:
+    path, constant = tmp_path / "pretrain.safetensors", tmp_path / "pretrain_constant.safetensors"
+    train(replace(SMALL, steps=4, decay=0.5), path)
+    before = digest_files(tmp_path)
+    assert set(before) == {path.name, constant.name}
+    with pytest.raises(UsageError, match=r"pretrain_constant.*belongs to a training with other options"):
+        train(replace(SMALL, lr=1e-5), path)
+    with pytest.raises(UsageError, match=r"has 3 steps at the full rate; with 3 steps the rate falls from step 1 on"):
+        train(SMALL, path)
+    assert digest_files(tmp_path) == before
+
+
+def test_half_a_checkpoint_is_none(tmp_path: Path) -> None:
+    path, constant = tmp_path / "pretrain.safetensors", tmp_path / "pretrain_constant.safetensors"
+    train(SMALL, path, stop_at=2)
+    constant.write_bytes(constant.read_bytes()[:1000])
+    assert train(SMALL, path, stop_at=1)[0] == [1]
 
 
 def test_pretrained_weights_are_a_backbone(tmp_path: Path) -> None:
