@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from samcl_core.errors import BankError
-from samcl_core.selectors.choosing import check_classes, derived_seed
+from samcl_core.selectors.choosing import derived_seed
+from samcl_core.selectors.keeping import check_new, json_size, learnt, stored_bytes
 
 __all__ = ["Buffers"]
 
@@ -39,7 +39,16 @@ class Buffers:
     @property
     def domains(self) -> tuple[str, ...]:
         """Names of the classes with a module, in the order of arrival."""
-        return tuple(name for name in self.classes if name not in self.natural)
+        return learnt(self.classes, self.natural)
+
+    def class_bytes(self, name: str) -> int:
+        """Bytes that class ``name`` takes in the stored state: its embeddings and its entry."""
+        return self.classes[name].nbytes + json_size(self._entry(name))
+
+    @property
+    def shared_bytes(self) -> int:
+        """Bytes of the stored state beside those of the classes."""
+        return stored_bytes(*self.state()) - sum(map(self.class_bytes, self.classes))
 
     def added(self, name: str, embeddings: Tensor, *, seed: int, is_natural: bool = False) -> Buffers:
         """These buffers and one class more; which rows are kept depends on ``seed`` and ``name`` alone.
@@ -47,11 +56,7 @@ class Buffers:
         Raises:
             BankError: the class is already there, or the embeddings do not fit.
         """
-        if name in self.classes:
-            raise BankError(f"the selector already knows {name!r}, expected a new domain")
-        check_classes({name: embeddings})
-        if self.dim not in (None, embeddings.shape[1]):
-            raise BankError(f"embeddings of {name} have width {embeddings.shape[1]}, expected {self.dim}")
+        check_new(name, embeddings, self.classes, self.dim)
         kept = embeddings.detach().float().cpu()
         if len(kept) > self.size:
             generator = torch.Generator().manual_seed(derived_seed(seed, "buffer", name))
@@ -65,9 +70,12 @@ class Buffers:
             "kind": self.kind,
             "size": self.size,
             "natural": list(self.natural),
-            "classes": [{"name": name, "num": len(rows)} for name, rows in self.classes.items()],
+            "classes": [self._entry(name) for name in self.classes],
         }
         return values, {f"buffer.{name}": rows for name, rows in self.classes.items()}
+
+    def _entry(self, name: str) -> dict[str, Any]:
+        return {"name": name, "num": len(self.classes[name])}
 
     @staticmethod
     def from_state(values: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Buffers:

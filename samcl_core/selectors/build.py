@@ -99,7 +99,7 @@ def load_state(values: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Sele
 
     Raises:
         BankError: an unknown kind.
-        IntegrityError: values or tensors are missing.
+        IntegrityError: values or tensors are missing, or were written in another version.
     """
     kind = values.get("kind")
     if kind not in (Buffers.kind, Statistics.kind):

@@ -13,8 +13,8 @@ from samcl_core.errors import BankError
 from samcl_core.selectors.base import Choice
 from samcl_core.selectors.choosing import check_embeddings, choice_of
 from samcl_core.selectors.novelty import NoveltyGate
-from samcl_core.selectors.shrinkage import shrink, student_quantile
-from samcl_core.selectors.statistics import ClassSummary, Statistics, normal_bound
+from samcl_core.selectors.shrinkage import Shrunk, normal_bound, shrink, student_quantile
+from samcl_core.selectors.statistics import Statistics, pair_moment
 
 __all__ = ["GaussianSelector", "fit_gaussian"]
 
@@ -91,30 +91,39 @@ def fit_gaussian(statistics: Statistics, *, has_gate: bool) -> GaussianSelector:
         raise BankError("a gaussian selector needs at least one class, found none")
     fourth = math.fsum(summary.fourth for summary in classes.values())
     num = sum(summary.num for summary in classes.values())
-    shared = shrink(statistics.scatter.matrix(dim), num, len(classes), fourth)
+    shared = shrink(statistics.scatter.matrix(), num, len(classes), fourth)
     order = [*statistics.domains, *statistics.natural]
     # Without any spread the plain Euclidean metric is as good as another, and every threshold stays open.
     whiten = torch.eye(dim, dtype=torch.float64) if shared is None else shared.whiten
-    thresholds = dict.fromkeys(order, _OPEN)
-    if shared is not None:
-        pooled = _pooled_bound(classes, whiten, statistics.quantile)
-        thresholds = {name: math.sqrt(_bound(classes[name], whiten, statistics.quantile, pooled)) for name in order}
+    bounds = dict.fromkeys(order, _OPEN) if shared is None else _bounds(statistics, shared)
     means = torch.stack([classes[name].mean for name in order])
-    limits = torch.tensor([thresholds[name] for name in order], dtype=torch.float64)
+    limits = torch.tensor([bounds[name] for name in order], dtype=torch.float64).sqrt()
     return GaussianSelector(
-        NoveltyGate(means.float(), whiten.float(), limits), statistics.domains, statistics.natural, has_gate=has_gate
+        NoveltyGate(means, whiten.float(), limits), statistics.domains, statistics.natural, has_gate=has_gate
     )
 
 
-def _bound(summary: ClassSummary, whiten: Tensor, quantile: float, pooled: float) -> float:
-    """Squared distance that the class's next image stays within: normal theory in this metric, times its tail."""
-    if summary.num < 2 or summary.tail == 0:
-        # Nothing is known of the class's own spread: the others' with the uncertainty of a mean of one embedding.
-        return 2 * pooled * math.exp(0.5 * student_quantile(quantile, 2))
-    own = normal_bound(summary.sketch.double() @ whiten.T, quantile) * summary.tail
-    return max(own, 0.1 * pooled)
+def _bounds(statistics: Statistics, shared: Shrunk) -> dict[str, float]:
+    """Squared distance that each class's next image stays within: normal theory in this metric, times the class's tail.
 
-
-def _pooled_bound(classes: Mapping[str, ClassSummary], whiten: Tensor, quantile: float) -> float:
-    sketches = [classes[name].sketch.double() for name in sorted(classes) if classes[name].num > 1]
-    return normal_bound(torch.cat(sketches) @ whiten.T, quantile)
+    With M the covariance of a class in this metric, the mean tr(M) comes from the class's own sketches. Their pairs are
+    too few for the degrees of freedom tr(M)^2 / tr(M^2), so these go half the way to those of all classes together.
+    """
+    quantile, classes = statistics.quantile, statistics.classes
+    varied = [name for name in sorted(classes) if classes[name].tail > 0]
+    whitened = statistics.sketches(varied) @ shared.whiten.T
+    grams = whitened @ whitened.mT
+    firsts = grams.diagonal(dim1=1, dim2=2).mean(1)
+    shares = (pair_moment(grams) / firsts.square()).clamp(1 / whitened.shape[2], 1)
+    typical = math.fsum(shares.tolist()) / len(varied)
+    normal = {
+        name: normal_bound(shared.unseen(first), 2 / (share + typical), quantile)
+        for name, first, share in zip(varied, firsts.tolist(), shares.tolist(), strict=True)
+    }
+    pooled = math.fsum(normal.values()) / len(varied)
+    # Nothing is known of the spread of other classes: the typical one, with the uncertainty of a mean of one embedding.
+    unknown = 2 * pooled * math.exp(0.5 * student_quantile(quantile, 2))
+    return {
+        name: max(normal[name] * summary.tail, 0.1 * pooled) if name in normal else unknown
+        for name, summary in classes.items()
+    }

@@ -30,6 +30,7 @@ class NoveltyGate:
     def __init__(self, means: Tensor, whiten: Tensor, thresholds: Tensor) -> None:
         """Take (K, C) means, (C, C) whitening matrix and (K,) distances; float32 is enough, arithmetic is float64."""
         self.means, self.whiten, self.thresholds = means.double(), whiten.double(), thresholds.double()
+        self._centres = self.means @ self.whiten.T
 
     @staticmethod
     def fit(classes: Mapping[str, Tensor], quantile: float) -> NoveltyGate | None:
@@ -67,13 +68,13 @@ class NoveltyGate:
     def distances(self, embeddings: Tensor) -> Tensor:
         """(B, C) to (B, K) float64 Mahalanobis distances to every class mean."""
         points = embeddings.double() @ self.whiten.T
-        centres = self.means @ self.whiten.T
-        return (points[:, None] - centres[None]).square().sum(-1).sqrt()
+        # Differences, not the expanded square, which cancels where classes lie close together and far from zero.
+        return torch.cdist(points, self._centres, compute_mode="donot_use_mm_for_euclid_dist")
 
     def to(self, device: Any) -> NoveltyGate:
         """Move the tensors; returns itself."""
         self.means, self.whiten = self.means.to(device), self.whiten.to(device)
-        self.thresholds = self.thresholds.to(device)
+        self.thresholds, self._centres = self.thresholds.to(device), self._centres.to(device)
         return self
 
     def tensors(self) -> dict[str, Tensor]:

@@ -9,7 +9,7 @@ from statistics import NormalDist
 import torch
 from torch import Tensor
 
-__all__ = ["MIN_INTENSITY", "Shrunk", "chi2_quantile", "shrink", "student_quantile"]
+__all__ = ["MIN_INTENSITY", "Shrunk", "chi2_quantile", "normal_bound", "shrink", "student_quantile"]
 
 MIN_INTENSITY = 0.01
 """Least share of the isotropic target: directions in which a few embeddings never vary must not get all the weight."""
@@ -32,6 +32,13 @@ class Shrunk:
     def distance2(self, residuals: Tensor) -> Tensor:
         """(n, C) float64 residuals to (n,) squared Mahalanobis distances."""
         return (residuals @ self.whiten.T).square().sum(1)
+
+    def unseen(self, inside: float) -> float:
+        """Mean squared distance of a class's next images, from that of the images which this covariance was made of.
+
+        The mean over images left out (Sherman and Morrison, see ``held_out_distance2``), up to four times as much.
+        """
+        return inside / max(1 - (1 - self.intensity) / self.dof * inside, 0.25)
 
 
 def shrink(scatter: Tensor, num: int, num_classes: int, fourth: float) -> Shrunk | None:
@@ -78,6 +85,20 @@ def student_quantile(quantile: float, dof: int) -> float:
         + (5 * z**5 + 16 * z**3 + 3 * z) / (96 * dof**2)
         + (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / (384 * dof**3)
     )
+
+
+def normal_bound(mean: float, dof: float, quantile: float) -> float:
+    """Quantile of the squared length of a normal vector with covariance M, by its first two moments.
+
+    The squared length is a weighted sum of chi-squared variables; Satterthwaite's scaled chi-squared has the same mean
+    and variance.
+
+    Args:
+        mean: tr(M).
+        dof: tr(M)^2 / tr(M^2), the effective degrees of freedom.
+        quantile: 0 to 1.
+    """
+    return mean / dof * chi2_quantile(quantile, dof)
 
 
 def chi2_quantile(quantile: float, dof: float) -> float:

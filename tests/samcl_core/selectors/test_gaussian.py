@@ -5,20 +5,25 @@ from collections.abc import Callable
 
 import pytest
 import torch
+from safetensors.torch import save
 from torch import Tensor
 
+from samcl_core.bank.records import json_bytes
 from samcl_core.config import SelectorParams
 from samcl_core.errors import BankError, IntegrityError
+from samcl_core.files import canonical_json
 from samcl_core.selectors import (
     GaussianSelector,
     MlpSelector,
+    NoveltyGate,
     empty_state,
     fit_selector,
     fit_state,
     load_selector,
     load_state,
 )
-from samcl_core.selectors.statistics import FixedPoint, Statistics
+from samcl_core.selectors.buffers import Buffers
+from samcl_core.selectors.statistics import Statistics
 
 Draw = Callable[..., Tensor]
 PARAMS = SelectorParams(kind="gaussian")
@@ -50,7 +55,8 @@ def test_a_handful_of_images_does_not_reject_everything(draw: Draw, num: int) ->
 
 
 def test_order_of_arrival_does_not_change_a_bit(draw: Draw) -> None:
-    classes = {name: draw(k, 17 + k) for k, name in enumerate("abcd")}
+    sizes = {"a": 17, "b": 1, "c": 2, "d": 40}
+    classes = {name: draw(k, num) * 10.0 ** (3 * k - 3) for k, (name, num) in enumerate(sizes.items())}
     results = []
     for order in itertools.permutations(classes):
         state = empty_state(PARAMS)
@@ -58,17 +64,18 @@ def test_order_of_arrival_does_not_change_a_bit(draw: Draw) -> None:
             state = state.added(name, classes[name], seed=0, is_natural=name == "d")
         values, tensors = fit_state(state, PARAMS, 0).state()
         means = dict(zip([*values["domains"], *values["natural"]], tensors["means"], strict=True))
-        stored = state.state()[1]
-        results.append((values["thresholds"], tensors["whiten"], means, stored))
-    limits, whiten, means, stored = results[0]
+        results.append((values["thresholds"], tensors["whiten"], means, state.state()))
+        assert results[-1][3][0]["classes"] == list(order)
+    limits, whiten, means, (_, stored) = results[0]
+    assert sum(name.startswith("scatter.") for name in stored) > 1
     for other in results[1:]:
         assert other[0] == limits
         assert torch.equal(other[1], whiten)
         assert all(torch.equal(other[2][name], means[name]) for name in means)
-        assert all(torch.equal(other[3][name], stored[name]) for name in stored)
+        assert save(other[3][1]) == save(stored)
 
 
-def test_statistics_are_exact(draw: Draw) -> None:
+def test_statistics_are_exact_to_a_billionth(draw: Draw) -> None:
     state = empty_state(PARAMS)
     expected = torch.zeros(16, 16, dtype=torch.float64)
     for k, name in enumerate("abc"):
@@ -76,7 +83,40 @@ def test_statistics_are_exact(draw: Draw) -> None:
         expected += (rows - rows.mean(0)).T @ (rows - rows.mean(0))
         state = state.added(name, rows, seed=0)
     assert isinstance(state, Statistics) and state.scatter is not None
-    torch.testing.assert_close(state.scatter.matrix(16), expected, rtol=1e-12, atol=1e-12)
+    error = (state.scatter.matrix() - expected).abs().max()
+    assert error <= 3 * 2.0**-33 and error <= 1e-9 * expected.abs().max()
+
+
+@pytest.mark.parametrize("dim", [96, 768])
+def test_state_takes_a_hundredth_of_the_buffer(dim: int) -> None:
+    generator = torch.Generator().manual_seed(0)
+    rows = [torch.randn(300, dim, generator=generator) for _ in range(2)]
+    summaries, buffers = [empty_state(PARAMS)], [empty_state(SelectorParams(buffer_size=300))]
+    for states in (summaries, buffers):
+        states.append(states[-1].added("lesion_dermoscopy", rows[0], seed=0))
+        states.append(states[-1].added("natural_images", rows[1], seed=0, is_natural=True))
+    sizes = {}
+    for kind, states in (("gaussian", summaries), ("mlp", buffers)):
+        stored = [len(save(s.state()[1])) + len(json_bytes(s.state()[0], "state")) for s in states]
+        sizes[kind] = [stored[k + 1] - stored[k] for k in range(2)]
+        # A bank's record is indented and nested, this sum is neither.
+        for state in states[1:]:
+            exact = len(save(state.state()[1])) + len(canonical_json(state.state()[0]).encode())
+            assert sum(map(state.class_bytes, state.classes)) + state.shared_bytes == exact
+    assert 1200 * dim <= sizes["mlp"][1] <= 1200 * dim + 300
+    assert sizes["gaussian"][1] <= 12 * dim
+    last = summaries[-1]
+    assert isinstance(last, Statistics)
+    assert all(11 * dim < last.class_bytes(name) <= 12 * dim for name in last.classes)
+    assert abs(last.class_bytes("natural_images") - sizes["gaussian"][1]) <= 40
+    assert last.shared_bytes <= 4 * dim * (dim + 1) + 1024
+
+
+def test_buffers_tell_their_bytes(draw: Draw) -> None:
+    state = empty_state(SelectorParams(buffer_size=5)).added("a", draw(0, 50), seed=0)
+    assert isinstance(state, Buffers)
+    assert state.class_bytes("a") == 5 * 16 * 4 + len('{"name":"a","num":5}')
+    assert 0 < state.shared_bytes < 300
 
 
 def test_state_does_not_grow_with_the_images_and_holds_none(draw: Draw) -> None:
@@ -118,14 +158,100 @@ def test_identical_embeddings_leave_everything_open(draw: Draw) -> None:
     assert again.choose(torch.tensor([[0.1, 0, 0]])).novelty.tolist() == [0.0]
 
 
-def test_fixed_point_keeps_small_and_large_numbers() -> None:
-    generator = torch.Generator().manual_seed(0)
-    for scale in (1e-6, 1.0, 1e6, 1e11):
-        matrix = torch.randn(6, 6, generator=generator, dtype=torch.float64) * scale
-        matrix = matrix + matrix.T
-        torch.testing.assert_close(FixedPoint.of(matrix).matrix(6), matrix, rtol=1e-11, atol=0)
-    with pytest.raises(BankError, match="2\\^41"):
-        FixedPoint.of(torch.full((2, 2), 1e13, dtype=torch.float64))
+@pytest.mark.parametrize("scale", [1e-6, 1e-3, 1e3, 1e6])
+def test_embeddings_of_any_magnitude_give_the_same_answers(draw: Draw, scale: float) -> None:
+    learnt = {name: draw(k, 60).double() for k, name in enumerate("abc")}
+    fresh = torch.cat([draw(k, 50, seed=1) for k in (0, 1, 2, 6)]).double()
+    plain = fit_selector(PARAMS, learnt, {}, 0).choose(fresh)
+    scaled = fit_selector(PARAMS, {name: rows * scale for name, rows in learnt.items()}, {}, 0).choose(fresh * scale)
+    assert torch.equal(scaled.index, plain.index)
+    torch.testing.assert_close(scaled.novelty, plain.novelty, rtol=0.02, atol=0)
+
+
+def test_huge_embeddings_are_refused() -> None:
+    with pytest.raises(BankError, match=r"1e\+20, expected values up to 2\^60"):
+        empty_state(PARAMS).added("a", torch.full((2, 4), 1e20), seed=0)
+
+
+def test_rounding_is_no_spread() -> None:
+    copies = torch.full((7, 4), 0.1, dtype=torch.float64)
+    copies[0] += 1e-16
+    state = empty_state(PARAMS).added("a", copies, seed=0)
+    assert state.state()[0]["levels"] == []
+    assert set(fit_state(state, PARAMS, 0).state()[0]["thresholds"].values()) == {None}
+    again = load_state(*state.state())
+    assert fit_state(again, PARAMS, 0).choose(torch.zeros(1, 4)).index.tolist() == [0]
+
+
+def unlike_classes(num: int, dim: int, seed: int) -> Callable[[int, int, int], Tensor]:
+    """Normal classes with axes of their own, spreads from 1 to 27, and a third of the variances down to 1e-6."""
+    world = torch.Generator().manual_seed(seed)
+    axes = [torch.linalg.qr(torch.randn(dim, dim, generator=world))[0] for _ in range(num)]
+    means = torch.randn(num, dim, generator=world) * 30
+
+    def sample(k: int, count: int, draw_seed: int) -> Tensor:
+        own = torch.Generator().manual_seed(1000 * draw_seed + k)
+        spread = 3.0 ** (k % 4) * torch.logspace(0, -(1 + k % 3), dim)[:, None]
+        return means[k] + torch.randn(count, dim, generator=own) @ (spread * axes[k])
+
+    return sample
+
+
+@pytest.mark.parametrize("num_classes", [1, 6])
+def test_own_images_pass_at_the_asked_rate_whatever_the_spread(num_classes: int) -> None:
+    params = SelectorParams(kind="gaussian", novelty_quantile=0.95)
+    rates = []
+    for seed in range(3):
+        sample = unlike_classes(num_classes, 32, seed)
+        selector = fit_selector(params, {f"d{k}": sample(k, 300, 1) for k in range(num_classes)}, {}, 0)
+        for k in range(num_classes):
+            rates.append(float((selector.choose(sample(k, 400, 2)).index != k).float().mean()))
+    assert 0.01 <= sum(rates) / len(rates) <= 0.08
+    assert max(rates) <= 0.2
+
+
+def test_a_sketch_tells_the_trace_under_its_own_metric_exactly(draw: Draw) -> None:
+    for num in (9, 200):
+        rows = draw(0, num, dim=32).double()
+        state = empty_state(PARAMS).added("a", rows, seed=0)
+        assert isinstance(state, Statistics)
+        sketch = state.sketches(["a"])[0]
+        covariance = torch.cov(rows.T)
+        metric = torch.linalg.inv(covariance + 0.1 * covariance.trace() / 32 * torch.eye(32))
+        expected = float((metric @ covariance).trace())
+        found = (sketch @ metric * sketch).sum(1)
+        torch.testing.assert_close(found, torch.full_like(found, expected), rtol=0.02, atol=0)
+
+
+def test_a_state_of_another_version_is_refused(draw: Draw) -> None:
+    values, tensors = empty_state(PARAMS).added("a", draw(0, 4), seed=0).state()
+    old = {
+        "kind": "gaussian",
+        "quantile": 0.99,
+        "natural": [],
+        "classes": [{"name": "a", "num": 4, "fourth": 1.0, "tail": 1.0}],
+    }
+    for changed in (old, {**values, "version": 3}):
+        with pytest.raises(IntegrityError, match=r"version (None|3), expected 2") as caught:
+            load_state(changed, tensors)
+        assert "dvc repro" in caught.value.hint
+    for name, tensor in tensors.items():
+        for wrong in (tensor[..., :-1].clone(), tensor.to(torch.float16)):
+            with pytest.raises(IntegrityError, match="not whole"):
+                load_state(values, {**tensors, name: wrong})
+
+
+def test_a_thousand_classes_are_told_apart() -> None:
+    means = torch.randn(1000, 24, generator=torch.Generator().manual_seed(0)) * 9
+    gate = NoveltyGate(means, torch.eye(24), torch.ones(1000))
+    far = means.double() + 1e6
+    moved = NoveltyGate(far, torch.eye(24), torch.ones(1000))
+    rows = far[::50] + 1e-3
+    assert moved.distances(rows).argmin(1).tolist() == list(range(0, 1000, 50))
+    torch.testing.assert_close(
+        moved.distances(rows).amin(1), torch.full((20,), 1e-3 * 24**0.5).double(), rtol=1e-5, atol=0
+    )
+    assert torch.equal(gate.distances(means[:3])[1:2], gate.distances(means[1:2]))
 
 
 def test_buffers_keep_a_seeded_choice_whatever_else_arrives(draw: Draw) -> None:
