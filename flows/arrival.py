@@ -12,6 +12,7 @@ from typing import Any
 from prefect import flow
 
 from flows.artifacts import publish_step
+from flows.promotion import concluded, settle
 from samcl_core.errors import UsageError
 from samcl_core.stages.places import BASE
 from tasks import dvc
@@ -59,7 +60,8 @@ class ArrivalResult:
         domain: its name.
         role: its role.
         outcomes: stage to ``ran``, ``cached`` or ``skipped``, in the order of the run.
-        registered: name, version, digest, run_id and created of the bank; ``None`` when none was published.
+        registered: name, version, digest, run_id and created of the bank, and under ``promotion`` whether it became
+            champion and why; ``None`` when none was published.
     """
 
     domain: str
@@ -205,6 +207,8 @@ def publish(progress: Progressing, domain: str | None, *, upto: str | None = Non
         if all(workspace.places.scores(step).is_file() for step in params.steps()):
             progress.run("report")
         registered = [registration(workspace.root, step) or register(workspace.root, step) for step in steps]
+        if steps == params.steps():
+            registered[-1] = {**registered[-1], "promotion": settle(workspace.root, steps[-1], registered[-1])}
     if not progress.is_untouched or steps == params.steps():
         publish_step(workspace.root, params, steps[-1], registered[-1])
     return registered[-1]
@@ -254,4 +258,4 @@ def domain_arrival(
     if role == "learn":
         learn(progress, domain)
     registered = publish(progress, domain if role == "learn" else None)
-    return ArrivalResult(domain, role, dict(progress.outcomes), registered)
+    return concluded(ArrivalResult(domain, role, dict(progress.outcomes), registered), registered)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from prefect import flow
 
 from flows.arrival import Arrival, ArrivalResult, Progressing, check_arrivals, learn, publish, take_in
+from flows.promotion import concluded
 from samcl_core.errors import SamclError
 from tasks.steps import require_workspace
 
@@ -54,6 +56,7 @@ def domain_stream(root: str | Path, sources: Sequence[Arrival]) -> list[ArrivalR
     check_arrivals(workspace, arrivals)
     progress = Progressing(workspace)
     results: list[ArrivalResult] = []
+    registered = None
     for arrival in arrivals:
         progress.outcomes = {}
         try:
@@ -69,5 +72,6 @@ def domain_stream(root: str | Path, sources: Sequence[Arrival]) -> list[ArrivalR
     last = workspace.params().steps()[-1:]
     learnt = [result.domain for result in results if result.role == "learn"]
     if last and last != tuple(learnt[-1:]):
-        publish(progress, None)
-    return results
+        registered = publish(progress, None)
+        results[-1:] = [replace(result, registered=registered) for result in results[-1:]]
+    return concluded(results, registered)

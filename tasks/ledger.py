@@ -1,4 +1,4 @@
-"""What was champion when, by whom and why: an append-only file of JSON lines, each holding the digest of the one before.
+"""What was champion when, by whom and why: append-only JSON lines, each holding the digest of the one before it.
 
 ``ledger.jsonl`` lies in the workspace and is meant for git. A line is written under a lock and flushed to the disk
 before the call returns. What a crash leaves of a line is set aside by the next write, and said in the ledger itself.
@@ -270,7 +270,7 @@ def _repaired(root: Path) -> list[bytes]:
     aside = root / f"{FILE}.unfinished-{_sha256(rest)[:8]}"
     write_atomic(aside, rest)
     os.truncate(path, sum(len(line) + 1 for line in lines))
-    said = {
+    said: dict[str, Any] = {
         "actor": this_user(),
         "action": "repair",
         "model": "",

@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from samcl_core.config import Params
-from samcl_core.errors import BankError, UsageError
+from samcl_core.errors import BankError, IntegrityError, SamclError, UsageError
+from samcl_core.files import staged_folder
 from tasks.lineage import Lineage, lineage_of
 from tasks.serving.package import write_model
 from tasks.tracking import RegistryUnavailable, Tracker, log_evaluation, open_tracker
@@ -19,9 +20,21 @@ if TYPE_CHECKING:
     from mlflow.entities.model_registry import ModelVersion
 
 
-__all__ = ["CANDIDATE", "Registered", "RegistryUnavailable", "model_name", "register_bank"]
+__all__ = [
+    "CANDIDATE",
+    "CHAMPION",
+    "BankVersion",
+    "Registered",
+    "RegistryUnavailable",
+    "aliases",
+    "load_registered",
+    "model_name",
+    "read_version",
+    "register_bank",
+]
 
 CANDIDATE = "candidate"
+CHAMPION = "champion"
 DEFAULT_MODEL = "samcl-bank"
 MODEL_FOLDER = "model"
 """Where the pyfunc model is in the artifacts of a version's run."""
@@ -50,6 +63,29 @@ class Registered:
     def values(self) -> dict[str, Any]:
         """The same as JSON values."""
         return asdict(self)
+
+
+@dataclass(frozen=True)
+class BankVersion:
+    """A version as the registry holds it.
+
+    Attributes:
+        version: its number, as text.
+        digest: content digest of its bank.
+        domains: with a module, in the order of arrival.
+        data: domain to digest of the training data.
+        run_id: MLflow run of its evaluation.
+        source: where its files are.
+        tags: all its tags.
+    """
+
+    version: str
+    digest: str
+    domains: tuple[str, ...]
+    data: dict[str, str]
+    run_id: str
+    source: str
+    tags: dict[str, str]
 
 
 def model_name() -> str:
@@ -106,6 +142,95 @@ def register_bank(
         created=found is None,
         lineage=lineage.values(),
     )
+
+
+def aliases(tracker: Tracker) -> dict[str, str]:
+    """Alias to version of the registered model; empty where no bank was registered yet."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        found = tracker.client.get_registered_model(model_name()).aliases
+    except MlflowException as exc:
+        if exc.error_code != "RESOURCE_DOES_NOT_EXIST":
+            raise
+        return {}
+    return {alias: str(version) for alias, version in found.items()}
+
+
+def read_version(tracker: Tracker, version: str) -> BankVersion:
+    """A version by its number or by ``@alias``, with or without the ``@``.
+
+    Raises:
+        UsageError: there is no such version or alias.
+        BankError: the version was not registered by samcl.
+    """
+    from mlflow.exceptions import MlflowException
+
+    known = aliases(tracker)
+    number = known.get(version.removeprefix("@"), version.removeprefix("@"))
+    if not number.isdecimal():
+        shown = ", ".join(f"@{alias} = {found}" for alias, found in sorted(known.items())) or "no alias"
+        hint = {CHAMPION: "samcl promote", CANDIDATE: "samcl register"}.get(number, "samcl bank history")
+        raise UsageError(f"{model_name()} has no version or alias {version!r}, found {shown}", hint=hint)
+    try:
+        found = tracker.client.get_model_version(model_name(), number)
+    except MlflowException as exc:
+        if exc.error_code not in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
+            raise
+        raise UsageError(f"{model_name()} has no version {number}", hint="samcl bank history") from exc
+    tags = {str(key): str(value) for key, value in found.tags.items()}
+    if "bank_digest" not in tags:
+        raise BankError(f"{model_name()} version {number} holds no bank (no tag bank_digest)")
+    data = {key.removeprefix("data."): value for key, value in tags.items() if key.startswith("data.")}
+    names = tuple(name for name in tags.get("domains", "").split(",") if name)
+    return BankVersion(number, tags["bank_digest"], names, data, str(found.run_id or ""), str(found.source or ""), tags)
+
+
+def load_registered(root: Path, version: str = f"@{CHAMPION}") -> Path:
+    """The bank folder of a registered version, compared with its digest; kept in the workspace's cache.
+
+    Args:
+        root: the workspace.
+        version: a number, or an alias such as ``@champion``.
+
+    Raises:
+        UsageError: there is no such version or alias.
+        IntegrityError: the files in the registry are not the bank that was registered.
+        RegistryUnavailable: MLflow cannot be reached.
+    """
+    with open_tracker(root) as tracker:
+        found = read_version(tracker, version)
+        folder = root / ".samcl" / "registry" / found.digest
+        if not _is_bank(folder, found.digest):
+            _download(tracker, found, folder)
+    return folder
+
+
+def _is_bank(folder: Path, digest: str) -> bool:
+    from samcl_core.bank import Bank
+
+    try:
+        return Bank.load(folder).digest == digest
+    except SamclError:
+        return False
+
+
+def _download(tracker: Tracker, found: BankVersion, folder: Path) -> None:
+    from mlflow.artifacts import download_artifacts
+
+    from samcl_core.bank import Bank
+
+    with tempfile.TemporaryDirectory(prefix="samcl-registered-") as scratch:
+        local = Path(download_artifacts(artifact_uri=found.source, dst_path=scratch, tracking_uri=tracker.uri))
+        # The bank may lie inside a larger model; the outermost one is meant.
+        heads = sorted(local.rglob("bank.json"), key=lambda path: (len(path.parts), path))
+        if not heads:
+            raise IntegrityError(f"{model_name()} version {found.version} has no bank.json at {found.source}")
+        digest = Bank.load(heads[0].parent).digest
+        if digest != found.digest:
+            raise IntegrityError(f"{model_name()} version {found.version} holds {digest}, expected {found.digest}")
+        with staged_folder(folder) as staging:
+            shutil.copytree(heads[0].parent, staging, dirs_exist_ok=True)
 
 
 def _find_version(tracker: Tracker, digest: str) -> ModelVersion | None:

@@ -7,7 +7,7 @@ import json
 import os
 import re
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from pathlib import Path
@@ -30,6 +30,8 @@ __all__ = [
     "Watcher",
     "append_to_stream",
     "artifact_key",
+    "decide",
+    "decided",
     "declare",
     "receive",
     "register",
@@ -179,6 +181,49 @@ def registration(root: Path, step: str) -> dict[str, Any] | None:
     except (OSError, ValueError):
         return None
     return values
+
+
+@task(
+    name="decide",
+    task_run_name="decide on version {version}",
+    cache_policy=NO_CACHE,
+    retries=3,
+    retry_delay_seconds=[2, 5, 10],
+    retry_condition_fn=_is_transient,
+)
+def decide(root: Path, version: str, **how: Any) -> dict[str, Any]:
+    """Judge a registered version and make it champion when it may be; ``how`` as ``tasks.promotion.decide``."""
+    from tasks.promotion import decide as decide_on
+
+    return decide_on(root, Workspace(root).params(), version, **how).values()
+
+
+def decided(root: Path, step: str, registered: Mapping[str, Any], make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    """The decision on a step's registered bank: as remembered when nothing changed that it depends on, else ``make``'s.
+
+    It depends on bank, scores, settings, champion and registry. An answer that lacked a number (no registry, a champion
+    that could not be scored) is not remembered: the next run may have it.
+    """
+    with contextlib.suppress(OSError, ValueError):
+        values: dict[str, Any] = json.loads(_decision_note(root, step, registered).read_text(encoding="utf-8"))
+        return values | {"is_new": False}
+    with told(f"decide@{step}"):
+        values = make()
+    failed = [gate for gate in values["gates"] if not gate["passed"]]
+    if all(gate["found"] is not None or gate["name"] == "rolled_back" for gate in failed):
+        _write_note(_decision_note(root, step, registered), json.dumps(values))
+    return values
+
+
+def _decision_note(root: Path, step: str, registered: Mapping[str, Any]) -> Path:
+    from tasks.ledger import read_ledger
+
+    params = Workspace(root).params()
+    champion = read_ledger(root).champion(str(registered["name"]))
+    scores = dvc.lock_digest(root, f"evaluate@{step}", f"metrics/steps/{step}.parquet")
+    made = None if champion is None else champion.digest
+    basis = [registered["version"], registered["digest"], scores, made, params.promotion.model_dump()]
+    return _note(root, "decision", digest_json([*basis, params.names("natural")])[:32])
 
 
 def _bank_note(root: Path, step: str) -> Path:

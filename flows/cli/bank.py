@@ -14,10 +14,10 @@ if TYPE_CHECKING:
 
 __all__ = ["app", "bank_folder", "workspace_of"]
 
-app = typer.Typer(help="Banks: show, verify, import, export.", no_args_is_help=True, rich_markup_mode=None)
+app = typer.Typer(help="Banks: show, verify, history, import, export.", no_args_is_help=True, rich_markup_mode=None)
 
 BankArgument = Annotated[
-    str | None, typer.Argument(help="A bank folder, or a step of the workspace. Default: the workspace's newest bank.")
+    str | None, typer.Argument(help="A bank folder, a step of the workspace, or @champion. Default: the newest bank.")
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print as JSON.")]
 
@@ -34,7 +34,7 @@ def workspace_of(settings: Settings) -> Workspace | None:
 
 
 def bank_folder(settings: Settings, bank: str | None) -> Path:
-    """The folder that a command line means: a path, a step of the workspace, or its newest bank.
+    """The folder that a command line means: a path, a step of the workspace, ``@champion``, or its newest bank.
 
     Raises:
         UsageError: there is no such bank.
@@ -49,6 +49,10 @@ def bank_folder(settings: Settings, bank: str | None) -> Path:
             "no bank is named and this is no workspace" if bank is None else f"{bank} is no bank (no bank.json in it)"
         )
         raise UsageError(what, hint="name a bank folder")
+    if bank is not None and bank.startswith("@"):
+        from tasks.registry import load_registered
+
+        return load_registered(workspace.root, bank)
     params = workspace.params()
     if bank is None:
         folder = workspace.places.latest_bank(params)
@@ -103,6 +107,15 @@ def verify(context: typer.Context, bank: BankArgument = None, as_json: JsonOptio
     from samcl_core.bank import Bank
 
     say(f"{folder}: whole, digest {Bank.load(folder).digest}")
+
+
+@app.command()
+def history(context: typer.Context, as_json: JsonOption = False) -> None:
+    """What was champion when, by whom or which run, and why. Exits with 1 when the ledger was changed afterwards."""
+    from flows.cli.promotion import show_history
+
+    settings: Settings = context.obj
+    show_history(settings.root(), as_json=as_json)
 
 
 @app.command("import-samcl")

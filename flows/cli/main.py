@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from flows.cli import arrivals, bank, checkpoints, demo, predict, pretrain, steps, workspace
+from flows.cli import arrivals, bank, checkpoints, demo, predict, pretrain, promotion, steps, workspace
 from flows.cli.output import Settings, complain
 
 __all__ = ["app", "run"]
@@ -29,6 +29,8 @@ app.command("arrive")(arrivals.arrive)
 app.command("stream")(arrivals.stream)
 app.command("evaluate")(steps.evaluate)
 app.command("register")(steps.register)
+app.command("promote")(promotion.promote)
+app.command("rollback")(promotion.rollback)
 app.command("predict")(predict.predict)
 app.command("pretrain")(pretrain.pretrain)
 app.command("step")(steps.step)

@@ -35,7 +35,7 @@ def predict(
     ] = None,
     bank: Annotated[
         str | None,
-        typer.Option(help="A bank folder, or a step of the workspace. Default: the workspace's newest bank."),
+        typer.Option(help="A bank folder, a step of the workspace, or @champion. Default: the newest bank."),
     ] = None,
     module: Annotated[str, typer.Option(help="auto, plain (the untouched model) or a domain.")] = "auto",
     backbone: Annotated[

@@ -87,5 +87,9 @@ def _tell_bank(root: Path, registered: dict[str, Any] | None) -> None:
     state = "new" if registered["created"] else "registered before"
     say(f"bank {registered['digest']}")
     say(f"registry: {registered['name']} version {registered['version']}, {CANDIDATE} ({state})")
+    if promotion := registered.get("promotion"):
+        from flows.cli.promotion import tell_decision
+
+        tell_decision(promotion)
     say(f"pictures: {root / 'pictures'}")
     note(run_url(root, f"models/{registered['name']}/versions/{registered['version']}"))

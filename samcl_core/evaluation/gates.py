@@ -199,7 +199,7 @@ def _uncomparable(
         if None in digests or digests[0] != digests[1]:
             shown = " and ".join(f"{scores.who} on {_short(score)}" for scores, score in sides)
             problems.append(f"{domain} was scored on different test data: {shown}")
-    return "; ".join(problems)
+    return "; ".join(problems) + ("; next: samcl stream scores again what changed" if problems else "")
 
 
 def _is_number(score: Score | None) -> bool:

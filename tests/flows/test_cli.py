@@ -93,7 +93,8 @@ class TestHelp:
     def test_the_promised_commands_are_there(self) -> None:
         names = {" ".join(words) for words in commands()}
         assert names >= {"init", "ingest", "arrive", "stream", "evaluate", "register", "predict", "step", "demo"}
-        assert names >= {"bank show", "bank verify", "bank import-samcl", "bank export"}
+        assert names >= {"bank show", "bank verify", "bank history", "bank import-samcl", "bank export"}
+        assert names >= {"promote", "rollback"}
         assert names >= {"checkpoints list", "checkpoints fetch", "checkpoints hash"}
 
     @pytest.mark.parametrize("words", [["--help"], ["step", "--help"], ["stream", "--help"]], ids=" ".join)
