@@ -72,7 +72,7 @@ def score_zero_shot(
 def _pictures(name: str, size_px: int, count: int, seed: int) -> list[Picture]:
     if name != LEAVES:
         return [draw(name, size_px=size_px, seed=seed, split="test", index=index) for index in range(count)]
-    options = PretrainOptions(batch_size=4, objects=1, seed=_HELD_OUT + seed)
+    options = PretrainOptions(batch_size=4, objects=1, guided=0, seed=_HELD_OUT + seed)  # objects with parts, too
     found: list[Picture] = []
     step = 0
     while len(found) < count:

@@ -39,6 +39,16 @@ def test_scenes_follow_from_the_seed() -> None:
     assert one.images.shape == (2, 3, 64, 64)
     assert 0 <= float(one.images.min()) < float(one.images.max()) <= 255
     assert set(one.layers.unique().tolist()) <= set(range(5))
+    parts, again = (draw_leaves(2, 64, torch.Generator().manual_seed(1), num_layers=4, has_parts=True) for _ in "ab")
+    assert torch.equal(parts.images, again.images)
+    assert not torch.equal(parts.images, one.images)
+
+
+def test_objects_with_parts_come_after_the_guided_steps() -> None:
+    early, late = (draw_batch(replace(SMALL, guided=guided), 5).images for guided in (6, 5))
+    assert torch.equal(early, draw_batch(replace(SMALL, guided=100), 5).images)
+    assert torch.equal(late, draw_batch(replace(SMALL, guided=0), 5).images)
+    assert not torch.equal(early, late)
 
 
 @pytest.mark.parametrize("step", range(12))
