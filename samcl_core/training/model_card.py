@@ -42,7 +42,8 @@ Scored with the file as it is shipped.
 
 ## Training
 
-Means over the last (at most 100) steps before each line; the IoU is that of the training's own prompts.
+Some lines of the curve, each the mean over the steps since the curve's line before; the IoU is that of the
+training's own prompts.
 
 | step | loss | IoU | rate |
 | ---: | ---: | ---: | ---: |
