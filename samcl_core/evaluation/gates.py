@@ -132,7 +132,7 @@ def _drop(
     too_much = [domain for domain in domains if drops[domain] > limit + _NOISE]
     told = [
         f"{domain} {_value(found, domain):.4f}, {reference.who} {_value(before, domain):.4f}"
-        f" ({-drops[domain]:+.4f}, allowed -{limit:g})"
+        f" ({0.0 - drops[domain]:+.4f}, allowed -{limit:g})"
         for domain in too_much or [worst]
     ]
     return Gate(name, not too_much, drops[worst], expected, ("" if too_much else "worst is ") + "; ".join(told))
