@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from flows.cli import arrivals, bank, checkpoints, demo, predict, pretrain, promotion, steps, workspace
+from flows.cli import arrivals, bank, checkpoints, demo, predict, pretrain, promotion, serve, steps, workspace
 from flows.cli.output import Settings, complain
 
 __all__ = ["app", "run"]
@@ -32,6 +32,7 @@ app.command("register")(steps.register)
 app.command("promote")(promotion.promote)
 app.command("rollback")(promotion.rollback)
 app.command("predict")(predict.predict)
+app.command("serve")(serve.serve)
 app.command("pretrain")(pretrain.pretrain)
 app.command("step")(steps.step)
 app.command("remove")(workspace.remove)

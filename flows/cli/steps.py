@@ -170,6 +170,13 @@ def register(
     step: Annotated[
         str | None, typer.Argument(help="base or a domain of the stream. Default: the newest bank.")
     ] = None,
+    bundle_backbone: Annotated[
+        bool | None,
+        typer.Option(
+            "--bundle-backbone/--no-bundle-backbone",
+            help="Whether the backbone's weights travel in the version. Default: for sam_nano alone.",
+        ),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print version and lineage as JSON.")] = False,
 ) -> None:
     """Put a bank into the model registry as candidate. The same bank gets one version, however often this runs."""
@@ -181,7 +188,12 @@ def register(
     root = settings.root()
     params = load_params(root / "params.yaml")
     name = _steps_of(params, step)[-1] if step else _newest_bank(root, params)
-    found = register_bank(root, params, name)
+    found = register_bank(root, params, name, bundle_backbone=bundle_backbone)
+    if bundle_backbone is not None and not found.created:
+        note(
+            f"version {found.version} holds this bank already and stays as it is; SAMCL_BUNDLE_BACKBONE=1 or 0 "
+            "decides when a flow registers"
+        )
     if as_json:
         emit_json(found.values())
         return
