@@ -9,7 +9,19 @@ from typing import Annotated
 
 import typer
 
-from flows.cli import arrivals, bank, checkpoints, demo, predict, pretrain, promotion, serve, steps, workspace
+from flows.cli import (
+    arrivals,
+    bank,
+    benchmark,
+    checkpoints,
+    demo,
+    predict,
+    pretrain,
+    promotion,
+    serve,
+    steps,
+    workspace,
+)
 from flows.cli.output import Settings, complain
 
 __all__ = ["app", "run"]
@@ -33,6 +45,7 @@ app.command("promote")(promotion.promote)
 app.command("rollback")(promotion.rollback)
 app.command("predict")(predict.predict)
 app.command("serve")(serve.serve)
+app.command("benchmark")(benchmark.benchmark)
 app.command("pretrain")(pretrain.pretrain)
 app.command("step")(steps.step)
 app.command("remove")(workspace.remove)

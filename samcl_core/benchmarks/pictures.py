@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -96,7 +97,8 @@ def _dots(axes: Axes, row: int, values: Sequence[float], colour: str) -> None:
     if not math.isnan(stat.std):
         axes.plot([stat.mean - stat.std, stat.mean + stat.std], [row, row], color=colour, linewidth=2.2, zorder=3)
     axes.scatter([stat.mean], [row], s=44, color=colour, zorder=4)
-    label = {"fontsize": 8, "color": _INK, "ha": "center", "va": "bottom"}
+    paper = {"facecolor": "white", "edgecolor": "none", "pad": 0.6}
+    label: dict[str, Any] = {"fontsize": 8, "color": _INK, "ha": "center", "va": "bottom", "bbox": paper}
     offset: Any = (0, 6)
     axes.annotate(f"{round(stat.mean, 1) + 0.0:.1f}", (stat.mean, row), offset, textcoords="offset points", **label)
 
@@ -107,8 +109,8 @@ def forgetting_plot(cells: Sequence[Cell], titles: dict[str, str], path: Path) -
     Domains differ in difficulty, so a curve is read against the dashed one of plain SAM on the same domains. A
     strategy that was measured after the last step alone is a dot there.
     """
-    ordered = [cell for cell in cells if cell.strategy != _PLAIN]
-    orders = dict.fromkeys((cell.order_name, cell.order) for cell in ordered or cells)
+    stepwise = [cell for cell in cells if _is_stepwise(cell)]
+    orders = dict.fromkeys((cell.order_name, cell.order) for cell in stepwise or cells)
     figure = _new_figure(4.6 * len(orders) + 1.6, 3.9)
     panels = figure.subplots(1, len(orders), sharey=True, squeeze=False)[0]
     for axes, (name, order) in zip(panels, orders, strict=True):
@@ -119,18 +121,20 @@ def forgetting_plot(cells: Sequence[Cell], titles: dict[str, str], path: Path) -
         _style(axes, "y")
     panels[0].set_ylabel("mean IoU x 100, domains so far", fontsize=8.5, color=_INK)
     handles, labels = panels[0].get_legend_handles_labels()
-    figure.tight_layout(rect=(0, 0, 1, 1 - 0.075 * math.ceil(len(labels) / 3)))
+    figure.tight_layout(rect=(0, 0, 1, 0.97 - 0.045 * math.ceil(len(labels) / 3)))
     figure.legend(handles, labels, loc="upper center", ncols=3, fontsize=8, frameon=False)
     _save(figure, path)
 
 
-def _in_order(cell: Cell, order: tuple[str, ...]) -> Cell | None:
-    """The cell, when it is of this order; plain SAM is the same in any order."""
-    from dataclasses import replace
+def _is_stepwise(cell: Cell) -> bool:
+    """Whether every step was measured; plain SAM and what is learnt at once do not depend on the order."""
+    return set(cell.frame["step"]) == set(range(len(cell.order) + 1))
 
+
+def _in_order(cell: Cell, order: tuple[str, ...]) -> Cell | None:
     if cell.order == order:
         return cell
-    return replace(cell, order=order) if cell.strategy == _PLAIN else None
+    return None if _is_stepwise(cell) else replace(cell, order=order)
 
 
 def _curve(
@@ -157,18 +161,16 @@ def _curve(
 def r_matrix_plots(cells: Sequence[Cell], order_name: str, folder: Path) -> list[Path]:
     """``r_matrix_<strategy>.png``: the mean over the seeds of one order; another one where this was not measured.
 
-    Plain SAM has none: it is row 0 of all the others.
+    Plain SAM is row 0 of all of them, and what is learnt at once has no steps: both have none.
     """
     paths = []
-    for strategy in dict.fromkeys(cell.strategy for cell in cells if cell.frame["step"].max() > 0):
-        own = [cell for cell in cells if cell.strategy == strategy]
+    stepwise = [cell for cell in cells if _is_stepwise(cell)]
+    for strategy in dict.fromkeys(cell.strategy for cell in stepwise):
+        own = [cell for cell in stepwise if cell.strategy == strategy]
         chosen = order_name if order_name in {cell.order_name for cell in own} else own[0].order_name
         same = [cell for cell in own if cell.order_name == chosen]
-        frame, order = mean_frame(same), same[0].order
-        # Without the steps between, no row is the one that learnt a domain.
-        is_whole = set(frame["step"]) == set(range(len(order) + 1))
         paths.append(folder / f"r_matrix_{strategy}.png")
-        r_matrix_heatmap(frame, "iou", paths[-1], order if is_whole else ())
+        r_matrix_heatmap(mean_frame(same), "iou", paths[-1], same[0].order)
     return paths
 
 

@@ -37,6 +37,8 @@ __all__ = ["REPORT", "build_report", "machine_kind", "planned_cells", "write_tab
 REPORT = "report"
 """Folder of the report inside the output folder."""
 
+_HOW_TO_READ = f"""Scores in points (IoU x 100) on the test images, mean ± sample deviation over seeds and orders.
+R[i, j] is domain j after step i, step 0 is plain SAM, T the last step. {MISSING} does not exist."""
 _ROLES = {"learn": "", "natural": " (natural)", "unseen": " (unseen)"}
 
 
@@ -157,8 +159,7 @@ def _table_page(spec: StreamSpec, rows: Sequence[StrategyRow], head: str) -> str
             [
                 f"# {spec.title}",
                 head,
-                "Scores in points (IoU x 100) on the test images, mean ± sample deviation over seeds and orders.\n"
-                f"R[i, j] is domain j after step i, step 0 is plain SAM, T the last step. {MISSING} does not exist.",
+                _HOW_TO_READ,
                 "## Accuracy and forgetting",
                 _markdown(*table_rows(rows, SCORE_COLUMNS)),
                 "## Selector and cost",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import pandas as pd
@@ -76,6 +76,10 @@ class Column:
         return text if stat.n == num_cells else f"{text} ({stat.n} of {num_cells})"
 
 
+def _bytes(key: str, header: str, meaning: str) -> Column:
+    return Column(key, header, meaning, scale=1.0, is_bytes=True, has_deviation=False)
+
+
 def _fixed(value: float, digits: int) -> str:
     return f"{round(value, digits) + 0.0:,.{digits}f}"  # + 0.0: no minus before a zero
 
@@ -93,17 +97,16 @@ SCORE_COLUMNS = (
 )
 """Scores, in points (IoU x 100)."""
 
-_COST = {"scale": 1.0, "has_deviation": False}
 COST_COLUMNS = (
     Column("selector_learnt", "Selector, learnt", "% of the test images of learnt domains that got their own module"),
     Column("selector_natural", "Selector, natural", "% of the natural images that got plain SAM"),
     Column("selector_unseen", "Selector, unseen", "% of the images of never learnt domains that got plain SAM"),
     Column("fit_ms", "Selector fit, ms", "closed form or training, with all domains, one CPU thread", 1, 1.0),
-    Column("selector_bytes", "Selector", "the fitted selector", is_bytes=True, has_deviation=False),
-    Column("state_bytes_per_domain", "State a domain", "kept of one domain for later fits", **_COST, is_bytes=True),  # type: ignore[arg-type]
-    Column("state_bytes_shared", "State shared", "kept once for later fits", **_COST, is_bytes=True),  # type: ignore[arg-type]
+    _bytes("selector_bytes", "Selector", "the fitted selector"),
+    _bytes("state_bytes_per_domain", "State a domain", "kept of one domain for later fits"),
+    _bytes("state_bytes_shared", "State shared", "kept once for later fits"),
     Column("num_parameters", "Parameters", "trained weights of all modules", 0, 1.0, has_deviation=False),
-    Column("module_bytes", "Modules", "their files", is_bytes=True, has_deviation=False),
+    _bytes("module_bytes", "Modules", "their files"),
     Column("train_seconds", "Training, s", "training of the one module", 0, 1.0, has_deviation=False),
 )
 """What the selector does, what is stored and how long it takes; after the last step."""
@@ -211,16 +214,27 @@ def curve(cell: Cell) -> list[float]:
 
 
 def strategy_rows(cells: Sequence[Cell], titles: dict[str, str]) -> list[StrategyRow]:
-    """One row a strategy, in the order of ``titles``; strategies without a cell are left out."""
+    """One row a strategy, in the order of ``titles``; strategies without a cell are left out.
+
+    Plain SAM is measured once a seed; its transfer and its average over the steps are means over all orders.
+    """
+    orders = list(dict.fromkeys(cell.order for cell in cells))
     rows = []
     for strategy, title in titles.items():
-        own = [cell_numbers(cell) for cell in cells if cell.strategy == strategy]
+        own = [_over_orders(cell, orders) for cell in cells if cell.strategy == strategy]
         keys = [column.key for column in (*SCORE_COLUMNS, *COST_COLUMNS)]
         values = {key: [numbers[key] for numbers in own if key in numbers] for key in keys}
         if own:
             numbers = {key: stat_of(found) for key, found in values.items() if found}
             rows.append(StrategyRow(strategy, title, len(own), numbers))
     return rows
+
+
+def _over_orders(cell: Cell, orders: Sequence[tuple[str, ...]]) -> dict[str, float]:
+    if int(cell.frame["step"].max()) > 0:
+        return cell_numbers(cell)
+    numbers = [cell_numbers(replace(cell, order=order)) for order in orders]
+    return {key: math.fsum(found[key] for found in numbers) / len(numbers) for key in numbers[0]}
 
 
 def table_rows(rows: Sequence[StrategyRow], columns: Sequence[Column]) -> tuple[list[str], list[list[str]]]:

@@ -22,6 +22,7 @@ LAYERS = (
     {"training", "inference"},
     {"strategies"},
     {"stages", "serving"},
+    {"benchmarks"},
 )
 """Parts of the core, lowest first: a part imports from its own layer and from those below it, never in a circle."""
 
