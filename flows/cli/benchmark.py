@@ -118,7 +118,9 @@ def _answer(
     else:
         _show(rows)
         say("scores: IoU x 100, mean ± deviation over seeds and orders")
-        say(f"tables and pictures: {result.files[0].parent}")
+        say(f"tables and plots: {result.files[0].parent}")
+        if (masks := result.root / "masks").is_dir():
+            say(f"masks beside the truth: {masks}")
     if result.warning:
         note(f"warning: {result.warning}")
         note("next: start or repair MLflow, then the same command: finished units are kept and their runs written")

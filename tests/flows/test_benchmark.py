@@ -116,7 +116,7 @@ def test_a_benchmark_fails_continues_and_has_nothing_left_to_do(
     assert any(line.startswith("train Polyp, default profile, seed 0 up to date") for line in lines)
     assert any(line.startswith("train Crack, default profile, seed 0 ran") for line in lines)
     assert "AA (SAMCL)" in out and "one module, trained jointly" in out
-    assert f"tables and pictures: {root / 'report'}" in out
+    assert f"tables and plots: {root / 'report'}\nmasks beside the truth: {root / 'masks'}" in out
     page = (root / "report" / "table.md").read_text()
     assert f"`samcl benchmark two.yaml {' '.join(CHOICE)}`" in page
     assert {path.name for path in (root / "report").iterdir()} >= {"table.csv", "per_domain.md", "domains.jpg"}
