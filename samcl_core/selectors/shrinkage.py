@@ -41,7 +41,7 @@ class Shrunk:
         return inside / max(1 - (1 - self.intensity) / self.dof * inside, 0.25)
 
 
-def shrink(scatter: Tensor, num: int, num_classes: int, fourth: float) -> Shrunk | None:
+def shrink(scatter: Tensor, num: int, num_classes: int, fourth: float, least: float = MIN_INTENSITY) -> Shrunk | None:
     """Covariance of residuals, shrunk towards a multiple of the identity (Ledoit and Wolf 2004, equation 14).
 
     Args:
@@ -49,6 +49,7 @@ def shrink(scatter: Tensor, num: int, num_classes: int, fourth: float) -> Shrunk
         num: how many embeddings are in the sum.
         num_classes: how many class means were taken off.
         fourth: sum over all embeddings of |r|^4.
+        least: intensity that the covariance gets at least.
 
     Returns:
         The shrunk covariance; ``None`` when nothing varies (one embedding a class, or all alike).
@@ -60,7 +61,7 @@ def shrink(scatter: Tensor, num: int, num_classes: int, fourth: float) -> Shrunk
     second = float(scatter.square().sum()) / num**2
     spread = second / size - (trace / num / size) ** 2
     error = (fourth / num - second) / num / size
-    intensity = min(max(error / spread, MIN_INTENSITY), 1.0) if spread > 0 else 1.0
+    intensity = min(max(error / spread, least), 1.0) if spread > 0 else 1.0
     covariance = (1 - intensity) * scatter / dof
     covariance.diagonal().add_(intensity * trace / dof / size)
     factor = torch.linalg.cholesky(covariance)
