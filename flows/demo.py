@@ -23,8 +23,8 @@ __all__ = ["DOMAINS", "DemoOptions", "draw_sources", "run_demo"]
 DOMAINS = {
     "NaturalScenes": ("natural", "natural"),
     "Polyps": ("polyp", "learn"),
-    "Shadows": ("shadow", "learn"),
-    "Cracks": ("crack", "learn"),
+    "Rails": ("rail", "learn"),
+    "Camouflage": ("camouflage", "learn"),
 }
 """Domain to scene and role, in the order of arrival."""
 
@@ -43,9 +43,9 @@ class DemoOptions:
         seed: of the drawings and of the training.
     """
 
-    num_train: int = 24
-    num_test: int = 8
-    epochs: int = 4
+    num_train: int = 64
+    num_test: int = 12
+    epochs: int = 8
     seed: int = 0
 
 

@@ -28,8 +28,8 @@ _ROUNDING = 2.0**-40
 
 
 _TAIL_INTENSITY = 0.5
-"""Least shrinkage of the metric that tails are measured in. In the class's bare covariance an image left out is far away
-in every direction in which a hundred images happen not to vary: thresholds came out two to four times too wide."""
+"""Least shrinkage of the metric that tails are measured in. In the class's bare covariance an image left out is far
+away in every direction in which a hundred images happen not to vary: thresholds came out two to four times too wide."""
 
 
 @dataclass(frozen=True)
