@@ -20,6 +20,7 @@ __all__ = [
     "CacheParams",
     "DomainParams",
     "EvaluateParams",
+    "InboxParams",
     "IngestParams",
     "ModuleParams",
     "Params",
@@ -30,6 +31,7 @@ __all__ = [
     "TrainParams",
     "load_params",
     "parse_params",
+    "problems_of",
     "valid_domain_name",
 ]
 
@@ -191,6 +193,20 @@ class PromotionParams(_Section):
     require_better_than_zero_shot: bool = True
 
 
+class InboxParams(_Section):
+    """Where data sets are dropped, and when a drop is taken."""
+
+    url: str = Field("data/inbox", min_length=1, description="a folder, or any address that fsspec knows (s3://...)")
+    interval_s: float = Field(60.0, gt=0, le=86_400, description="between two looks of `samcl deploy`")
+    marker: str = Field(".complete", pattern=r"^[^/\\\s]+$", description="file in a folder that says it is complete")
+    settle_looks: int = Field(2, ge=1, le=100, description="looks in a row that must find an unmarked drop unchanged")
+    max_tries: int = Field(3, ge=1, le=100, description="failed arrivals of a good drop before it is put aside")
+    max_parallel: int = Field(2, ge=1, le=64, description="arrivals at a time (samcl deploy)")
+    max_gb: float = Field(100.0, gt=0, description="an archive's files, unpacked")
+    max_files: int = Field(1_000_000, ge=1, description="an archive's entries")
+    max_ratio: float = Field(200.0, gt=1, description="unpacked bytes for each byte of an archive, above 64 MiB")
+
+
 class DomainParams(_Section):
     """One data set of the workspace."""
 
@@ -228,6 +244,7 @@ class Params(_Section):
     evaluate: EvaluateParams = EvaluateParams()
     cache: CacheParams = CacheParams()
     promotion: PromotionParams = PromotionParams()
+    inbox: InboxParams = InboxParams()
     domains: dict[DomainName, DomainParams] = Field(default_factory=dict)
     modules: dict[DomainName, ModuleParams] = Field(default_factory=dict)
     stream: dict[DomainName, StepParams] = Field(default_factory=dict)
@@ -314,7 +331,7 @@ def _override_problems(section: _Section, values: Mapping[str, Any], where: str)
     try:
         _overridden(section, values)
     except ValidationError as exc:
-        return _explain(exc, where)
+        return problems_of(exc, where)
     return []
 
 
@@ -323,7 +340,8 @@ def _overridden(section: _SectionT, values: Mapping[str, Any]) -> _SectionT:
     return type(section).model_validate({**section.model_dump(), **given})
 
 
-def _explain(exc: ValidationError, prefix: str = "") -> list[str]:
+def problems_of(exc: ValidationError, prefix: str = "") -> list[str]:
+    """What a validation found, one line each: the option, what is wrong, the value found."""
     lines = []
     for error in exc.errors():
         parts = [str(part) for part in error["loc"] if part != "[key]"]
@@ -357,7 +375,7 @@ def parse_params(values: Any, source: str = "params.yaml") -> Params:
     try:
         return Params.model_validate(values)
     except ValidationError as exc:
-        problems = _explain(exc)
+        problems = problems_of(exc)
         # With a bad value anywhere the model never compares the tables; the person still wants to know.
         roles = {name: str(entry.get("role", "learn")) for name, entry in _table(values, "domains").items()}
         previous = {name: str(entry.get("previous", "base")) for name, entry in _table(values, "stream").items()}

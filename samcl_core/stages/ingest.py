@@ -5,10 +5,12 @@ from __future__ import annotations
 import contextlib
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from samcl_core.config import Params
+from samcl_core.domains.drops import card_of, named_images
 from samcl_core.domains.formats import Format, SourcePair, detect_format, get_format, unwrap
 from samcl_core.domains.layout import POINTS_FILE, SPLITS
 from samcl_core.domains.manifest import Record, write_manifest
@@ -28,9 +30,29 @@ from samcl_core.files import staged_folder
 from samcl_core.progress import Progress, silent
 from samcl_core.stages.places import Places
 
-__all__ = ["run"]
+__all__ = ["Survey", "refuse_unusable", "run", "survey"]
 
 _MAX_SHOWN = 5
+
+
+@dataclass(frozen=True)
+class Survey:
+    """What a source holds.
+
+    Attributes:
+        format: name of its layout.
+        good: pairs that can be used, each with its split.
+        bad: pairs that cannot, each with the reason.
+    """
+
+    format: str
+    good: tuple[Checked, ...]
+    bad: tuple[Checked, ...]
+
+    @property
+    def reasons(self) -> dict[str, str]:
+        """Path to what is wrong, of the bad pairs by name."""
+        return {pair.key: pair.reason for pair in sorted(self.bad, key=lambda pair: pair.key)}
 
 
 def run(root: Path, params: Params, domain: str, progress: Progress = silent) -> dict[str, Any]:
@@ -48,22 +70,50 @@ def run(root: Path, params: Params, domain: str, progress: Progress = silent) ->
     """
     places = Places(root)
     raw = places.raw(domain)
+    declared = params.domains[domain]
+    found = survey(raw, params, declared.format, progress)
+    refuse_unusable(found, domain, declared.role, params.ingest.max_bad_frac)
     threshold = params.ingest.mask_threshold or 128
-    source_format, pairs = _scan(raw, params.domains[domain].format)
-    checked = map_files(lambda pair: check_pair(pair, raw, threshold), pairs, progress, "checking images")
-    bad = [pair for pair in checked if pair.reason]
-    _refuse_bad_share(domain, bad, len(checked), params.ingest.max_bad_frac)
-    good = assign_splits([pair for pair in checked if not pair.reason], params.ingest.test_frac, params.seed)
-    _refuse_empty_split(domain, good, is_test_only_allowed=params.domains[domain].role == "unseen")
-    records = _write(places.domain(domain), raw, plan_names(good), bad, threshold, progress)
+    records = _write(places.domain(domain), raw, plan_names(found.good), found.bad, threshold, progress)
     return {
         "domain": domain,
-        "format": source_format.name,
+        "format": found.format,
         **{f"num_{split}": sum(record.split == split for record in records) for split in SPLITS},
-        "num_quarantined": len(bad),
-        "reasons": {f"{pair.key}": pair.reason for pair in sorted(bad, key=lambda pair: pair.key)},
+        "num_quarantined": len(found.bad),
+        "reasons": found.reasons,
         "num_shared_images": _num_shared(records),
     }
+
+
+def survey(raw: Path, params: Params, format: str = "auto", progress: Progress = silent) -> Survey:
+    """Look at every file of a source; nothing is written. A ``domain.yaml`` in it may say what the test split is.
+
+    Raises:
+        LayoutError: nothing arrived, or not in a known layout.
+        ConfigError: ``domain.yaml`` is wrong.
+        DataError: its ``test`` names what is not there.
+    """
+    threshold = params.ingest.mask_threshold or 128
+    test = card_of(raw).test if raw.is_dir() else None
+    source_format, pairs = _scan(raw, format)
+    checked = map_files(lambda pair: check_pair(pair, raw, threshold), pairs, progress, "checking images")
+    good = [pair for pair in checked if not pair.reason]
+    if isinstance(test, list):
+        chosen = named_images([pair.key for pair in checked], test)
+        good = [replace(pair, split="test" if pair.key in chosen else "train") for pair in good]
+    share = test if isinstance(test, float) else params.ingest.test_frac
+    good = assign_splits(good, share, params.seed)
+    return Survey(source_format.name, tuple(good), tuple(pair for pair in checked if pair.reason))
+
+
+def refuse_unusable(found: Survey, domain: str, role: str, max_bad_frac: float) -> None:
+    """Nothing, when a domain can be made of it.
+
+    Raises:
+        DataError: too large a share of the pairs is bad, or a split has no good pair.
+    """
+    _refuse_bad_share(domain, found.bad, len(found.good) + len(found.bad), max_bad_frac)
+    _refuse_empty_split(domain, found.good, is_test_only_allowed=role == "unseen")
 
 
 def _scan(raw: Path, name: str) -> tuple[Format, list[SourcePair]]:

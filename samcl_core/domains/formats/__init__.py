@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from samcl_core.domains.formats.base import (
+    CARD,
     Format,
     SourcePair,
     detect_format,
@@ -15,6 +16,7 @@ from samcl_core.domains.formats.folders import FoldersFormat
 from samcl_core.domains.formats.samcl import SamclFormat
 
 __all__ = [
+    "CARD",
     "FoldersFormat",
     "Format",
     "SamclFormat",

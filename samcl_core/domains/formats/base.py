@@ -13,6 +13,7 @@ from samcl_core.domains.points import read_object
 from samcl_core.errors import LayoutError, UsageError
 
 __all__ = [
+    "CARD",
     "Format",
     "SourcePair",
     "bare_stem",
@@ -26,6 +27,9 @@ __all__ = [
     "split_of",
     "unwrap",
 ]
+
+CARD = "domain.yaml"
+"""What a data set may say about itself; no part of its layout."""
 
 _MASK_AFFIX = re.compile(
     r"^(?:mask|gt|seg|label)[_-]|[_-](?:mask|masks|gt|seg|segmentation|label|labels|groundtruth|ground_truth)$", re.I
@@ -212,5 +216,5 @@ def source_points(masks: Path) -> dict[str, Any]:
 
 
 def _visible(folder: Path) -> list[Path]:
-    hidden = ("__MACOSX", "Thumbs.db", "desktop.ini")
+    hidden = ("__MACOSX", "Thumbs.db", "desktop.ini", CARD)
     return sorted(path for path in folder.iterdir() if not path.name.startswith(".") and path.name not in hidden)

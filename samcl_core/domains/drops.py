@@ -1,0 +1,277 @@
+"""What lies in an inbox: which names are drops, when a drop is complete, and what a drop says about itself."""
+
+from __future__ import annotations
+
+import fnmatch
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import date
+from pathlib import Path, PurePosixPath
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
+
+from samcl_core.config import problems_of, valid_domain_name
+from samcl_core.domains.archives import archive_stem, is_archive
+from samcl_core.domains.formats import CARD, unwrap
+from samcl_core.errors import ConfigError, DataError, UsageError
+from samcl_core.files import digest_json
+
+__all__ = [
+    "DONE",
+    "Card",
+    "Drop",
+    "Entry",
+    "Look",
+    "card_of",
+    "default_name",
+    "drops_in",
+    "kind_of",
+    "named_images",
+    "next_look",
+]
+
+DONE = ".done"
+"""``<drop>.done`` beside a drop says that it is complete."""
+
+_PARTIAL = (".part", ".partial", ".crdownload", ".download", ".filepart", ".tmp", ".swp")
+_NOT_DROPS = re.compile(r"readme(\..*)?|thumbs\.db|desktop\.ini|__macosx", re.IGNORECASE)
+_MAX_CARD_BYTES = 1 << 18
+_EXAMPLE = "expected for instance:\n  name: Kvasir\n  role: learn\n  label: Polyps\n  test: 0.2"
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One name in an inbox.
+
+    Attributes:
+        name: of the file or folder.
+        is_folder: whether it is one.
+        files: relative name of each file (empty for the file itself) to its size in bytes and its time stamp.
+    """
+
+    name: str
+    is_folder: bool
+    files: Mapping[str, tuple[int, float | str]]
+
+    @property
+    def digest(self) -> str:
+        """Changes whenever a name, size or time changes."""
+        return digest_json([self.name, sorted([name, *map(str, stamp)] for name, stamp in self.files.items())])
+
+    @property
+    def num_bytes(self) -> int:
+        """Of all files."""
+        return sum(size for size, _ in self.files.values())
+
+    def is_newer_than(self, stamp: float | str) -> bool:
+        """Whether any file changed after ``stamp``; False where the times cannot be compared."""
+        if isinstance(stamp, str):
+            return False
+        return any(not isinstance(time, str) and time > stamp for _, time in self.files.values())
+
+
+@dataclass(frozen=True)
+class Look:
+    """What the looks so far found.
+
+    Attributes:
+        digest: of the entry.
+        num: looks in a row that found this digest.
+        at: time of the last one that counted, in seconds.
+    """
+
+    digest: str
+    num: int
+    at: float
+
+
+@dataclass(frozen=True)
+class Drop:
+    """An entry that is a drop, and whether somebody said that it is complete.
+
+    Attributes:
+        entry: its files, without the marker.
+        marker: name of the marker beside it, the marker's name inside it, or ``None``.
+        waits_for: why it is not complete whatever the looks found; empty when nothing is known.
+    """
+
+    entry: Entry
+    marker: str | None
+    waits_for: str = ""
+
+    def is_complete(self, look: Look, settle_looks: int) -> bool:
+        """Marked, or unchanged for so many looks."""
+        return not self.waits_for and (self.marker is not None or look.num >= settle_looks)
+
+
+def drops_in(entries: Iterable[Entry], marker: str) -> list[Drop]:
+    """The drops of an inbox by name. Hidden names, markers, read-me files and downloads in progress are none.
+
+    A marker that is older than the drop's newest file does not count: it may be left from an earlier drop.
+
+    Args:
+        entries: everything in the inbox.
+        marker: name of the file that says, inside a folder, that it is complete.
+    """
+    everything = {entry.name: entry for entry in entries}
+    names = sorted(name for name in everything if _may_be_drop(name))
+    return [_as_drop(everything[name], everything, marker) for name in names]
+
+
+def _may_be_drop(name: str) -> bool:
+    hidden = name.startswith((".", "~"))
+    return not hidden and not name.lower().endswith((DONE, *_PARTIAL)) and _NOT_DROPS.fullmatch(name) is None
+
+
+def _as_drop(entry: Entry, everything: Mapping[str, Entry], marker: str) -> Drop:
+    files = {name: stamp for name, stamp in entry.files.items() if not (entry.is_folder and name == marker)}
+    plain = replace(entry, files=files)
+    beside = [f"{name}{DONE}" for name in (entry.name, archive_stem(entry.name))]
+    stamps = {name: stamp for name in beside if name in everything for _, stamp in everything[name].files.values()}
+    if entry.is_folder and marker in entry.files:
+        stamps[marker] = entry.files[marker][1]
+    found = next((name for name, stamp in stamps.items() if not plain.is_newer_than(stamp)), None)
+    partial = next((name for name in sorted(files) if name.lower().endswith(_PARTIAL)), None)
+    if not files:
+        return Drop(plain, found, "" if found else "it is empty")
+    if partial is not None and found is None:
+        return Drop(plain, found, f"{partial or entry.name} is being copied")
+    return Drop(plain, found)
+
+
+def next_look(before: Look | None, digest: str, now: float, min_gap_s: float) -> Look:
+    """Count a look. One that comes less than ``min_gap_s`` after the last one that counted says nothing new."""
+    if before is None or before.digest != digest or now < before.at:
+        return Look(digest, 1, now)
+    if now - before.at < min_gap_s:
+        return before
+    return Look(digest, before.num + 1, now)
+
+
+class Card(BaseModel):
+    """``domain.yaml``: what a data set says about itself. Everything may be left out."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    name: Annotated[str, AfterValidator(valid_domain_name)] | None = None
+    role: Literal["learn", "natural", "unseen"] | None = None
+    format: str | None = None
+    label: str | None = Field(None, max_length=200)
+    notes: str | None = Field(None, max_length=20_000)
+    test: Annotated[float, Field(gt=0, lt=1)] | list[str] | None = None
+
+
+def card_of(folder: Path) -> Card:
+    """The card of a data set: ``domain.yaml`` in it, or in the folder inside it where an archive added such a level.
+
+    Raises:
+        ConfigError: it cannot be read, or holds anything wrong; every problem is listed.
+    """
+    inner = unwrap(folder)
+    levels = [inner, *(parent for parent in inner.parents if folder == parent or folder in parent.parents)]
+    path = next((level / CARD for level in levels if (level / CARD).is_file()), None)
+    return Card() if path is None else _read_card(path)
+
+
+def _read_card(path: Path) -> Card:
+    hint = f"correct {CARD} or remove it; {_EXAMPLE}"
+    try:
+        if path.stat().st_size > _MAX_CARD_BYTES:
+            raise ConfigError(CARD, [f"has {path.stat().st_size} bytes, expected at most {_MAX_CARD_BYTES}"], hint=hint)
+        values = YAML(typ="safe", pure=True).load(path.read_text(encoding="utf-8-sig"))
+    except (OSError, UnicodeDecodeError) as exc:
+        raise ConfigError(CARD, [f"cannot be read: {exc}"], hint=hint) from exc
+    except (YAMLError, ValueError) as exc:
+        raise ConfigError(CARD, [f"is not YAML: {' '.join(str(exc).split())}"], hint=hint) from exc
+    if values is None:
+        return Card()
+    if not isinstance(values, dict):
+        raise ConfigError(CARD, [f"expected a mapping, found {type(values).__name__}"], hint=hint)
+    given = {str(key): value for key, value in values.items() if value is not None}
+    # Looked at by hand: a few nested aliases of YAML can stand for more text than any memory holds.
+    nested = [key for key, value in given.items() if not _is_flat(value)]
+    if nested:
+        raise ConfigError(CARD, [f"{key}: expected a text, a number or a flat list" for key in nested], hint=hint)
+    try:
+        return Card.model_validate(_plain(given))
+    except ValidationError as exc:
+        raise ConfigError(CARD, _without_twins(problems_of(exc)), hint=hint) from exc
+
+
+def _plain(values: dict[str, Any]) -> dict[str, Any]:
+    """People write numbers as names and a single file as the test split."""
+    plain = {key: str(value) if key in {"name", "label"} else value for key, value in values.items()}
+    test = plain.get("test")
+    if isinstance(test, str):
+        plain["test"] = [test]
+    elif isinstance(test, list):
+        plain["test"] = [str(name) for name in test]
+    return plain
+
+
+def _is_flat(value: Any) -> bool:
+    scalar = (str, int, float, date)
+    return isinstance(value, scalar) or (isinstance(value, list) and all(isinstance(one, scalar) for one in value))
+
+
+def _without_twins(problems: Sequence[str]) -> list[str]:
+    """A value that fits neither kind of ``test`` is reported by both; one line is enough."""
+    others = [problem for problem in problems if not problem.startswith("test.")]
+    twins = [problem for problem in problems if problem.startswith("test.")]
+    if not twins:
+        return others
+    found = twins[0].rpartition("found ")[2]
+    return [*others, f"test: expected a share above 0 and below 1, or a list of image names, found {found}"]
+
+
+def named_images(keys: Sequence[str], patterns: Sequence[str]) -> set[str]:
+    """Which images a card's ``test`` names: by path, file name or stem; ``*`` and ``?`` stand for any letters.
+
+    Args:
+        keys: relative paths of the images.
+        patterns: the card's list.
+
+    Raises:
+        DataError: a pattern names no image.
+    """
+    chosen: set[str] = set()
+    for pattern in patterns:
+        found = {key for key in keys if any(fnmatch.fnmatchcase(name, pattern) for name in _names_of(key))}
+        if not found:
+            raise DataError(
+                f"{CARD}: test names {pattern!r}, which is none of the {len(keys)} images",
+                hint=f"correct `test` in {CARD}; names are like {keys[0] if keys else 'x.jpg'}",
+            )
+        chosen |= found
+    return chosen
+
+
+def _names_of(key: str) -> tuple[str, str, str]:
+    path = PurePosixPath(key)
+    return key, path.name, path.stem
+
+
+def default_name(file_name: str) -> str:
+    """A domain's name from the name of a folder or archive; what a name cannot hold becomes ``_``.
+
+    Raises:
+        UsageError: nothing usable is left.
+    """
+    cleaned = re.sub(r"[^A-Za-z0-9_-]+", "_", archive_stem(file_name)).strip("_-")[:64]
+    # `natural` alone is the name of a role and of a folder of the workspace.
+    name = "natural_images" if cleaned.lower() == "natural" else cleaned
+    try:
+        return valid_domain_name(name)
+    except ValueError as exc:
+        raise UsageError(
+            f"{file_name!r} cannot name a domain: {exc}", hint=f"rename it, or write `name: ...` into its {CARD}"
+        ) from exc
+
+
+def kind_of(entry: Entry) -> str:
+    """``folder``, ``archive`` or ``file``."""
+    return "folder" if entry.is_folder else "archive" if is_archive(entry.name) else "file"
