@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from prefect import flow
 
 from flows.arrival import Arrival, ArrivalResult, Progressing, check_arrivals, learn, publish, take_in
 from flows.promotion import concluded
-from samcl_core.errors import SamclError
+from samcl_core.config import Params
+from samcl_core.errors import SamclError, UsageError
 from tasks.steps import require_workspace
 
-__all__ = ["StreamStopped", "domain_stream", "in_order"]
+__all__ = ["StreamStopped", "declared_arrivals", "domain_stream", "in_order"]
 
 _ROLE_ORDER = {"natural": 0, "unseen": 1, "learn": 2}
 
@@ -41,18 +43,41 @@ def in_order(arrivals: Sequence[Arrival]) -> list[Arrival]:
     return sorted(arrivals, key=lambda arrival: _ROLE_ORDER.get(arrival.role, 2))
 
 
+def declared_arrivals(params: Params) -> list[Arrival]:
+    """What ``params.yaml`` declares: steps of the stream in order, then learnt domains that are not in it yet."""
+    names = [*params.names("natural"), *params.names("unseen"), *params.steps()]
+    names += [name for name in params.names("learn") if name not in names]
+    return [Arrival(name, None, params.domains[name].role, params.domains[name].format) for name in names]
+
+
+def _as_arrival(source: Arrival | Mapping[str, Any]) -> Arrival:
+    """A run that was started from Prefect's page has plain JSON for its sources."""
+    if isinstance(source, Arrival):
+        return source
+    try:
+        return Arrival(**source)
+    except TypeError as exc:
+        raise UsageError(
+            f"source {dict(source)!r} cannot be understood: {exc}",
+            hint='for example {"domain": "Kvasir", "source": "/data/Kvasir", "role": "learn"}',
+        ) from exc
+
+
 @flow(name="domain-stream", validate_parameters=False)
-def domain_stream(root: str | Path, sources: Sequence[Arrival]) -> list[ArrivalResult]:
+def domain_stream(
+    root: str | Path, sources: Sequence[Arrival | Mapping[str, Any]] | None = None
+) -> list[ArrivalResult]:
     """Take domains in one after the other: each learnt one is trained and published before the next begins.
 
-    Running it again continues where it was interrupted and does nothing where nothing changed.
+    Running it again continues where it was interrupted and does nothing where nothing changed. Without sources it
+    brings what the workspace declares up to date.
 
     Raises:
         UsageError: a name, role or source cannot be; nothing was changed.
         StreamStopped: a domain failed; the banks published before it stay.
     """
     workspace = require_workspace(root)
-    arrivals = in_order(sources)
+    arrivals = in_order([_as_arrival(source) for source in sources or declared_arrivals(workspace.params())])
     check_arrivals(workspace, arrivals)
     progress = Progressing(workspace)
     results: list[ArrivalResult] = []

@@ -19,7 +19,7 @@ LIMITS = ("gpu", "params", "bank")
 LEASE_S = 60.0
 """A slot whose holder was killed comes back after this time."""
 
-_FLOWS = ("domain-arrival", "domain-stream", "bank-promotion")
+_FLOWS = ("domain-arrival", "domain-stream", "bank-promotion", "inbox", "drop-arrival", "champion-evaluation")
 
 
 def num_gpus() -> int:

@@ -30,8 +30,8 @@ __all__ = ["Workspace", "find_workspace", "init_workspace"]
 
 STORE = ".dvcstore"
 _ROLES = ("learn", "natural", "unseen")
-_IGNORED = ("/.samcl/", f"/{STORE}/", "/mlflow.db*", "/mlartifacts/", ".*.tmp")
-_TEMPLATES = ("dvc.yaml", "params.yaml", "prefect.toml")
+_IGNORED = ("/.samcl/", f"/{STORE}/", "/mlflow.db*", "/mlartifacts/", "/data/inbox/", "/data/rejected/", ".*.tmp")
+_TEMPLATES = ("dvc.yaml", "params.yaml", "prefect.toml", "prefect.yaml")
 _FALLBACK_IDENTITY = ("-c", "user.name=samcl", "-c", "user.email=samcl@localhost")
 
 Edit = Callable[[CommentedMap], None]

@@ -14,7 +14,6 @@ from flows.cli.output import Settings, emit_json, note, say
 from flows.cli.running import JsonOption, KeepOption, answer, run_flow
 
 if TYPE_CHECKING:
-    from flows.arrival import Arrival
     from flows.cli.sources import Source
     from samcl_core.config import Params
 
@@ -65,24 +64,17 @@ def _look(settings: Settings, path: Path, format: str) -> dict[str, Any]:
     from flows.cli.bank import workspace_of
     from flows.cli.output import StepProgress
     from samcl_core.config import Params
-    from samcl_core.domains.formats import detect_format, get_format, unwrap
-    from samcl_core.domains.validation import assign_splits, check_pair
-    from samcl_core.domains.workers import map_files
     from samcl_core.errors import UsageError
+    from samcl_core.stages.ingest import survey
 
     if not path.is_dir():
         raise UsageError(f"{path} is not a folder", hint="give the folder that holds the data set")
     workspace = workspace_of(settings)
     params = Params() if workspace is None else workspace.params()
-    threshold = params.ingest.mask_threshold or 128
-    source = unwrap(path)
-    found = detect_format(source) if format == "auto" else get_format(format)
     with StepProgress("looking") as progress:
-        checked = map_files(lambda pair: check_pair(pair, path, threshold), found.scan(source), progress, "images")
-    bad = {pair.key: pair.reason for pair in checked if pair.reason}
-    good = assign_splits([pair for pair in checked if not pair.reason], params.ingest.test_frac, params.seed)
-    counts = {f"num_{split}": sum(pair.split == split for pair in good) for split in ("train", "test")}
-    return {"format": found.name, **counts, "num_quarantined": len(bad), "reasons": bad, "stages": {}}
+        found = survey(path, params, format, progress)
+    counts = {f"num_{split}": sum(pair.split == split for pair in found.good) for split in ("train", "test")}
+    return {"format": found.format, **counts, "num_quarantined": len(found.bad), "reasons": found.reasons, "stages": {}}
 
 
 def _take_in(root: Path, path: Path, name: str, role: str | None, format: str, label: str | None) -> dict[str, Any]:
@@ -130,19 +122,22 @@ def arrive(
 ) -> None:
     """One domain arrives: take it in, learn its module, publish the new bank. Repeat it to continue after any stop."""
     from flows.cli.sources import domain_name
+    from samcl_core.domains.drops import card_of
     from tasks.workspace import Workspace
 
     settings: Settings = context.obj
     root = settings.root()
-    name = domain or domain_name(path.resolve().name)
+    card = card_of(path.resolve())
+    name = domain or card.name or domain_name(path.resolve().name)
     known = Workspace(root).params().domains.get(name)
-    wanted = role or (known.role if known else "learn")
+    wanted = role or card.role or (known.role if known else "learn")
+    layout = format if format != "auto" else card.format or format
     board = Board()
 
     def call() -> Any:
         from flows.arrival import domain_arrival
 
-        return domain_arrival(root, path.resolve(), name, wanted, format, label)
+        return domain_arrival(root, path.resolve(), name, wanted, layout, label or card.label)
 
     result = run_flow(root, board, call, keep_server=keep_server)
     answer(root, [result], board, as_json=as_json)
@@ -181,9 +176,7 @@ def stream(
         from flows.arrival import Arrival
         from flows.stream import domain_stream
 
-        if sources:
-            return domain_stream(root, [Arrival(s.domain, str(s.path), s.role, format) for s in sources])
-        return domain_stream(root, declared_arrivals(params))
+        return domain_stream(root, [Arrival(s.domain, str(s.path), s.role, format) for s in sources])
 
     answer(root, run_flow(root, board, call, keep_server=keep_server), board, as_json=as_json)
 
@@ -221,12 +214,3 @@ def _refuse_options_without_paths(order: str | None, natural: Any, unseen: Any) 
     given = {"--order": order, "--natural": natural, "--unseen": unseen}
     if wrong := [name for name, value in given.items() if value]:
         raise UsageError(f"{wrong[0]} needs folders: without them the workspace's own stream is continued")
-
-
-def declared_arrivals(params: Params) -> list[Arrival]:
-    """What ``params.yaml`` declares: steps of the stream in order, then learnt domains that are not in it yet."""
-    from flows.arrival import Arrival
-
-    names = [*params.names("natural"), *params.names("unseen"), *params.steps()]
-    names += [name for name in params.names("learn") if name not in names]
-    return [Arrival(name, None, params.domains[name].role, params.domains[name].format) for name in names]

@@ -15,6 +15,7 @@ from flows.cli import (
     benchmark,
     checkpoints,
     demo,
+    deploy,
     predict,
     pretrain,
     promotion,
@@ -39,6 +40,8 @@ app.command("demo")(demo.demo)
 app.command("ingest")(arrivals.ingest)
 app.command("arrive")(arrivals.arrive)
 app.command("stream")(arrivals.stream)
+app.command("inbox")(deploy.inbox)
+app.command("deploy")(deploy.deploy)
 app.command("evaluate")(steps.evaluate)
 app.command("register")(steps.register)
 app.command("promote")(promotion.promote)

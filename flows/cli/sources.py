@@ -82,18 +82,13 @@ def domain_name(folder: str) -> str:
     Raises:
         UsageError: nothing usable is left.
     """
-    from samcl_core.config import valid_domain_name
+    from samcl_core.domains.drops import default_name
     from samcl_core.errors import UsageError
 
-    cleaned = re.sub(r"[^A-Za-z0-9_-]+", "_", folder).strip("_-")[:64]
-    # `natural` alone is the name of a role and of a folder of the workspace.
-    name = "natural_images" if cleaned.lower() == "natural" else cleaned
     try:
-        return valid_domain_name(name)
-    except ValueError as exc:
-        raise UsageError(
-            f"folder {folder!r} cannot name a domain: {exc}", hint="samcl arrive FOLDER --domain NAME"
-        ) from exc
+        return default_name(folder)
+    except UsageError as exc:
+        raise UsageError(exc.message, hint="samcl arrive FOLDER --domain NAME") from exc
 
 
 def _check_known(wanted: Sequence[str], names: Sequence[str]) -> None:

@@ -22,7 +22,7 @@ def git(folder: Path, *arguments: str) -> str:
     return done.stdout.strip()
 
 
-@pytest.mark.parametrize("name", ["dvc.yaml", "params.yaml", "prefect.toml"])
+@pytest.mark.parametrize("name", ["dvc.yaml", "params.yaml", "prefect.toml", "prefect.yaml"])
 def test_templates_equal_the_files_of_the_repository(name: str) -> None:
     assert (ROOT / name).read_text(encoding="utf-8") == template(name)
 
