@@ -57,7 +57,7 @@ def deployments_of(root: Path, *, name: str | None = None, nightly: str | None =
         description="A data set arrived somewhere: take it in.",
         expect={ARRIVED},
         match={"prefect.resource.id": "samcl.domain.*"},
-        parameters=place | {key: f"{{{{ event.payload.{key} }}}}" for key in _PAYLOAD},
+        parameters=place | {key: _of_payload(key) for key in _PAYLOAD},
     )
     arrivals = {"arrivals": f"{drop_arrival.name}/{name}"}
     return [
@@ -87,6 +87,11 @@ _INBOX = "Looks into the inbox and starts the arrival of each complete drop."
 _ARRIVAL = f"Takes one drop in. Started by the inbox, by the event `{ARRIVED}`, or by hand with a `path`."
 _STREAM = "Brings the workspace's stream up to date, or takes the given sources in one after the other."
 _EVALUATION = "Scores the champion again on the present test data and compares with what is on record."
+
+
+def _of_payload(key: str) -> dict[str, str]:
+    """A text of the event, empty where it says nothing; Prefect's short form fails for a key that is missing."""
+    return {"__prefect_kind": "jinja", "template": f"{{{{ event.payload.{key} | default('') }}}}"}
 
 
 def _check_cron(cron: str | None) -> None:

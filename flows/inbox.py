@@ -127,7 +127,7 @@ def drop_arrival(
         record = inbox.announce(workspace.root, options, path, domain=domain, role=role, format=format, label=label)
     else:
         raise UsageError("neither a taken drop nor a path is given", hint="give `path`: a folder or archive")
-    with taken.working_on(workspace.root, record.id) as is_free:
+    with taken.working_on(workspace.root, record.id, timeout_s=2.0) as is_free:
         if not is_free:
             return {"name": record.name, "state": "started", "why": "another flow run takes it in"}
         record = taken.begun(workspace.root, taken.read_taken(workspace.root, record.id))

@@ -176,13 +176,19 @@ def leftovers(root: Path) -> list[Taken]:
 
 
 @contextmanager
-def working_on(root: Path, drop: str) -> Iterator[bool]:
-    """Whether this process may work on a taken drop; False while another one does. A killed one does not count."""
+def working_on(root: Path, drop: str, timeout_s: float = 0.0) -> Iterator[bool]:
+    """Whether this process may work on a taken drop; False while another one does. A killed one does not count.
+
+    Args:
+        root: the workspace.
+        drop: id of the drop.
+        timeout_s: how long to wait for another one; looks hold a drop for a moment only.
+    """
     path = root / ".samcl" / "locks" / f"drop-{drop}.lock"
     path.parent.mkdir(parents=True, exist_ok=True)
     lock = FileLock(path)
     try:
-        lock.acquire(timeout=0)
+        lock.acquire(timeout=timeout_s)
     except Timeout:
         yield False
         return

@@ -411,7 +411,7 @@ class TestLookFlow:
 @pytest.mark.usefixtures("server")
 def test_prefect_yaml_deploys_to_a_work_pool(tmp_path: Path, server: Server) -> None:
     (tmp_path / "prefect.yaml").write_text(template("prefect.yaml"))
-    environment = os.environ | {"PREFECT_API_URL": server.url}
+    environment = os.environ | {"PREFECT_API_URL": server.url, "PWD": str(tmp_path)}  # as a shell would have it
     for words in (("work-pool", "create", "samcl", "--type", "process"), ("--no-prompt", "deploy", "--all")):
         command = [sys.executable, "-m", "prefect", *words]
         done = subprocess.run(
@@ -478,7 +478,7 @@ class TestDeployed:
             assert time.monotonic() < end, log.read_text()
             time.sleep(1)
 
-    def test_the_schedule_takes_two_drops_and_an_event_a_third(
+    def test_the_schedule_takes_two_drops_and_puts_a_bad_one_aside(
         self, served: tuple[Workspace, subprocess.Popen[str]], drawn: Path, tmp_path: Path
     ) -> None:
         from samcl_core.evaluation.rmatrix import read_r_matrix
@@ -498,7 +498,15 @@ class TestDeployed:
         assert set(read_r_matrix(workspace.places.r_matrix)["domain"]) == {"Polyp", "Shadow"}
         (rejected,) = (root / "data" / "rejected").iterdir()
         assert "the image has no mask" in (rejected / "report.md").read_text()
+
+    def test_an_event_starts_an_arrival(
+        self, served: tuple[Workspace, subprocess.Popen[str]], drawn: Path, tmp_path: Path
+    ) -> None:
+        workspace, process = served
+        root, log = workspace.root, tmp_path / "deploy.log"
+        self.until(lambda: (root / ".samcl" / "inbox.json").is_file(), process, log, 200)
         url = json.loads((root / ".samcl" / "prefect" / "server.json").read_text())["url"]
+        # No `format` and no `label`: what an event does not say is found out.
         code = (
             "from prefect.events import emit_event\n"
             "from prefect.events.worker import EventsWorker\n"
@@ -508,5 +516,7 @@ class TestDeployed:
         )
         environment = os.environ | {"PREFECT_API_URL": url, "NO_PROXY": "127.0.0.1,localhost"}
         subprocess.run([sys.executable, "-c", code], env=environment, check=True, capture_output=True, timeout=120)
-        self.until(lambda: "Photos" in workspace.params().domains, process, log, 120)
-        self.until(lambda: not taken.leftovers(root), process, log, 120)
+        self.until(lambda: "Photos" in workspace.params().domains, process, log, 200)
+        self.until(lambda: not taken.leftovers(root), process, log, 200)
+        assert workspace.params().domains["Photos"].role == "natural"
+        assert (drawn / "natural").is_dir()
