@@ -121,7 +121,7 @@ class Ledger:
     def reigns(self, model: str) -> list[dict[str, Any]]:
         """Who was champion from when until when (``None``: still), oldest first."""
         moves = self.moves(model)
-        ends = [entry.time for entry in moves[1:]] + [None]
+        ends = [*(entry.time for entry in moves[1:]), None][: len(moves)]
         return [
             {
                 "version": entry.version,

@@ -137,6 +137,11 @@ def test_who_was_champion_when(tmp_path: Path) -> None:
     assert found.champion("another-model") is None
 
 
+def test_without_a_champion_nobody_reigned(tmp_path: Path) -> None:
+    append_entry(tmp_path, actor="me", action="refuse", model=MODEL, version="1", bank="b1", reason="worse")
+    assert read_ledger(tmp_path).reigns(MODEL) == []
+
+
 def test_rollbacks_go_further_and_further_back(tmp_path: Path) -> None:
     for version, before in (("1", None), ("2", "1"), ("3", "2")):
         write(tmp_path, "promote", version, before)
