@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -28,9 +28,10 @@ from tasks.steps import (
     run_stage,
     track_training,
 )
+from tasks.versioning import commit_bank, commit_rest, push_data
 from tasks.workspace import Workspace
 
-__all__ = ["Arrival", "ArrivalResult", "check_arrivals", "domain_arrival", "learn", "publish", "take_in"]
+__all__ = ["Arrival", "ArrivalResult", "check_arrivals", "domain_arrival", "keep", "learn", "publish", "take_in"]
 
 
 @dataclass(frozen=True)
@@ -62,12 +63,14 @@ class ArrivalResult:
         outcomes: stage to ``ran``, ``cached`` or ``skipped``, in the order of the run.
         registered: name, version, digest, run_id and created of the bank, and under ``promotion`` whether it became
             champion and why; ``None`` when none was published.
+        warnings: what could not be committed or copied to the DVC remote, each with the next command.
     """
 
     domain: str
     role: str
     outcomes: dict[str, str] = field(default_factory=dict)
     registered: dict[str, Any] | None = None
+    warnings: tuple[str, ...] = ()
 
 
 class Progressing:
@@ -80,12 +83,14 @@ class Progressing:
         workspace: where the stages run.
         outcomes: stage to what DVC did, in the order of the run.
         settled: ``base`` and the steps that this flow run brought up to date.
+        warnings: what went wrong without failing the run.
     """
 
     def __init__(self, workspace: Workspace) -> None:
         self.workspace = workspace
         self.outcomes: dict[str, str] = {}
         self.settled: set[str] = set()
+        self.warnings: list[str] = []
         self._stale: set[str] = set()
         self._is_untouched = True
         try:
@@ -206,7 +211,9 @@ def publish(progress: Progressing, domain: str | None, *, upto: str | None = Non
         _make_banks(progress, steps)
         if all(workspace.places.scores(step).is_file() for step in params.steps()):
             progress.run("report")
-        registered = [registration(workspace.root, step) or register(workspace.root, step) for step in steps]
+        commit, warnings = commit_bank(workspace.root, domain, steps[-1])
+        progress.warnings += warnings
+        registered = [registration(workspace.root, step) or register(workspace.root, step, commit) for step in steps]
         if steps == params.steps():
             registered[-1] = {**registered[-1], "promotion": settle(workspace.root, steps[-1], registered[-1])}
     if not progress.is_untouched or steps == params.steps():
@@ -230,6 +237,14 @@ def _make_banks(progress: Progressing, steps: Sequence[str]) -> None:
         for stage in ("bank", "evaluate"):
             has_moved |= progress.run(f"{stage}@{step}") != "skipped"
         progress.settled.add(step)
+
+
+def keep(progress: Progressing, domain: str, registered: Mapping[str, Any] | None) -> tuple[str, ...]:
+    """Commit what is left, copy the data to the DVC remote; returns all warnings of this arrival."""
+    root = progress.workspace.root
+    warnings = [*progress.warnings, *commit_rest(root, domain, registered), *push_data(root, domain)]
+    progress.warnings = []
+    return tuple(warnings)
 
 
 @flow(name="domain-arrival", flow_run_name="arrival {domain}", validate_parameters=False)
@@ -258,4 +273,5 @@ def domain_arrival(
     if role == "learn":
         learn(progress, domain)
     registered = publish(progress, domain if role == "learn" else None)
-    return concluded(ArrivalResult(domain, role, dict(progress.outcomes), registered), registered)
+    warnings = keep(progress, domain, registered)
+    return concluded(ArrivalResult(domain, role, dict(progress.outcomes), registered, warnings), registered)

@@ -9,7 +9,7 @@ from typing import Any
 
 from prefect import flow
 
-from flows.arrival import Arrival, ArrivalResult, Progressing, check_arrivals, learn, publish, take_in
+from flows.arrival import Arrival, ArrivalResult, Progressing, check_arrivals, keep, learn, publish, take_in
 from flows.promotion import concluded
 from samcl_core.config import Params
 from samcl_core.errors import SamclError, UsageError
@@ -86,17 +86,22 @@ def domain_stream(
         progress.outcomes = {}
         try:
             registered = None
+            warnings: tuple[str, ...] = ()
             take_in(progress, arrival)
             if arrival.role == "learn":
                 learn(progress, arrival.domain)
                 registered = publish(progress, arrival.domain, upto=arrival.domain)
+                warnings = keep(progress, arrival.domain, registered)
         except SamclError as exc:
             raise StreamStopped(arrival.domain, [result.domain for result in results], exc) from exc
-        results.append(ArrivalResult(arrival.domain, arrival.role, progress.outcomes, registered))
+        results.append(ArrivalResult(arrival.domain, arrival.role, progress.outcomes, registered, warnings))
     # Steps of the workspace that were not among the sources follow what changed before them.
     last = workspace.params().steps()[-1:]
     learnt = [result.domain for result in results if result.role == "learn"]
-    if last and last != tuple(learnt[-1:]):
-        registered = publish(progress, None)
-        results[-1:] = [replace(result, registered=registered) for result in results[-1:]]
+    if not learnt or last != tuple(learnt[-1:]):
+        registered = publish(progress, None) if last else None
+        warnings = keep(progress, arrivals[-1].domain, registered) if arrivals else ()
+        results[-1:] = [
+            replace(result, registered=registered, warnings=(*result.warnings, *warnings)) for result in results[-1:]
+        ]
     return concluded(results, registered)

@@ -29,6 +29,7 @@ __all__ = [
     "SelectorParams",
     "StepParams",
     "TrainParams",
+    "VersioningParams",
     "load_params",
     "parse_params",
     "problems_of",
@@ -207,6 +208,14 @@ class InboxParams(_Section):
     max_ratio: float = Field(200.0, gt=1, description="unpacked bytes for each byte of an archive, above 64 MiB")
 
 
+class VersioningParams(_Section):
+    """What an arrival leaves in git and on the DVC remote."""
+
+    commit: bool | None = Field(None, description="null: only in a repository that `samcl init` made")
+    push: bool = True
+    remote: str | None = Field(None, description="null: DVC's default remote")
+
+
 class DomainParams(_Section):
     """One data set of the workspace."""
 
@@ -245,6 +254,7 @@ class Params(_Section):
     cache: CacheParams = CacheParams()
     promotion: PromotionParams = PromotionParams()
     inbox: InboxParams = InboxParams()
+    versioning: VersioningParams = VersioningParams()
     domains: dict[DomainName, DomainParams] = Field(default_factory=dict)
     modules: dict[DomainName, ModuleParams] = Field(default_factory=dict)
     stream: dict[DomainName, StepParams] = Field(default_factory=dict)

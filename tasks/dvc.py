@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import filecmp
 import io
 import json
@@ -11,7 +12,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -26,14 +27,18 @@ from tasks.processes import clean_environment, end_group, read_record, same_proc
 
 __all__ = [
     "Busy",
+    "NoRemote",
     "Outcome",
     "StageFailed",
     "add_raw",
+    "alone",
     "check_source",
     "end_leftovers",
     "forget_stages",
     "lock_digest",
+    "pull",
     "push",
+    "raw_digests",
     "repro",
     "same_tree",
     "status",
@@ -51,6 +56,10 @@ _JUNK = frozenset({".git", ".dvc", ".dvcignore", ".gitignore", ".DS_Store", "Thu
 
 class Busy(SamclError):
     """Another step holds files that DVC has to look at."""
+
+
+class NoRemote(SamclError):
+    """DVC knows of no place to copy data to."""
 
 
 class StageFailed(SamclError):
@@ -363,13 +372,38 @@ def status(root: Path) -> dict[str, Any]:
     return values
 
 
-def push(root: Path) -> None:
-    """Copy what is tracked to the default remote.
+def push(root: Path, remote: str | None = None) -> None:
+    """Copy what is tracked to a remote, the default one when ``None``. What is there already is not sent again.
 
     Raises:
-        SamclError: there is no remote, or it cannot be reached.
+        NoRemote: no remote is set up.
+        SamclError: it cannot be reached, or does not take the files; those that it took stay.
     """
-    _dvc(root, "push", "--quiet")
+    _dvc(root, "push", *_remote(remote))
+
+
+def pull(root: Path, targets: Sequence[str], remote: str | None = None) -> None:
+    """Bring tracked files back from a remote, the default one when ``None``.
+
+    Raises:
+        NoRemote: no remote is set up.
+        SamclError: it cannot be reached, or does not have the files.
+    """
+    _dvc(root, "pull", *_remote(remote), *targets)
+
+
+def _remote(remote: str | None) -> tuple[str, ...]:
+    return () if remote is None else ("--remote", remote)
+
+
+def raw_digests(root: Path) -> dict[str, str]:
+    """Domain to DVC's digest of its data set as it arrived (``<md5>.dir``), from ``.dvc`` files that can be read."""
+    found = {}
+    for path in sorted((root / "data" / "raw").glob("*.dvc")):
+        with contextlib.suppress(OSError, UnicodeDecodeError, YAMLError, KeyError, IndexError, TypeError):
+            values = YAML(typ="safe", pure=True).load(path.read_text(encoding="utf-8"))
+            found[path.stem] = str(values["outs"][0]["md5"])
+    return found
 
 
 def lock_digest(root: Path, stage: str, out: str) -> str | None:
@@ -393,12 +427,10 @@ def lock_digest(root: Path, stage: str, out: str) -> str | None:
 
 def forget_stages(root: Path, domain: str) -> bool:
     """Take the entries of a removed domain out of ``dvc.lock``; True when there were any."""
-    from dvc.repo import Repo
-
     path = root / "dvc.lock"
     if not path.is_file():
         return False
-    with Repo(str(root), _wait_for_lock=True) as repo, repo.lock:
+    with alone(root):
         values: Any = YAML(typ="safe").load(path.read_text(encoding="utf-8")) or {}
         stages: dict[str, Any] = values.get("stages", {})
         kept = {name: entry for name, entry in stages.items() if name.partition("@")[2] != domain}
@@ -410,6 +442,15 @@ def forget_stages(root: Path, domain: str) -> bool:
         yaml.dump(values | {"stages": kept}, stream)
         write_atomic(path, stream.getvalue().encode())
     return True
+
+
+@contextlib.contextmanager
+def alone(root: Path) -> Iterator[None]:
+    """Nobody else's DVC command writes ``dvc.lock`` or ``.dvc`` files inside the block; their steps go on."""
+    from dvc.repo import Repo
+
+    with Repo(str(root), _wait_for_lock=True) as repo, repo.lock:
+        yield
 
 
 def _patiently(root: Path, *arguments: str) -> str:
@@ -430,6 +471,8 @@ def _dvc(root: Path, *arguments: str) -> str:
         tail = "\n".join(lines[-_TAIL_LINES:])
         if _BUSY.search(done.stderr):
             raise Busy(f"dvc {' '.join(arguments)}: another step runs in {root}:\n{tail}", hint="wait until it is done")
+        if "no remote specified" in tail:
+            raise NoRemote(f"no DVC remote is set up in {root}", hint="dvc remote add --default NAME URL")
         hint = "samcl init" if "not inside of a DVC repository" in tail else ""
         raise SamclError(f"dvc {' '.join(arguments)} failed in {root}:\n{tail}", hint=hint)
     return done.stdout

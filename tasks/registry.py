@@ -27,6 +27,7 @@ __all__ = [
     "Registered",
     "RegistryUnavailable",
     "aliases",
+    "all_versions",
     "load_registered",
     "model_name",
     "read_version",
@@ -76,6 +77,7 @@ class BankVersion:
         data: domain to digest of the training data.
         run_id: MLflow run of its evaluation.
         source: where its files are.
+        created_ms: when it was registered, in ms since 1970.
         tags: all its tags.
     """
 
@@ -85,6 +87,7 @@ class BankVersion:
     data: dict[str, str]
     run_id: str
     source: str
+    created_ms: int
     tags: dict[str, str]
 
 
@@ -100,6 +103,7 @@ def register_bank(
     flow_run_id: str | None = None,
     *,
     bundle_backbone: bool | None = None,
+    commit: str | None = None,
 ) -> Registered:
     """Put ``banks/<step>`` into the registry as ``candidate``, exactly the bytes that were verified here.
 
@@ -107,7 +111,8 @@ def register_bank(
     ``None`` is what ``SAMCL_BUNDLE_BACKBONE`` (1 or 0) says, else yes for ``sam_nano`` alone.
 
     The same bank is registered once: a second call finds the version by the bank's digest. The alias then moves only
-    for the newest step, so that going over old steps again does not bring an old bank forward.
+    for the newest step, so that going over old steps again does not bring an old bank forward. A version that no commit
+    could reproduce takes over the commit that can by now. ``commit`` is one that was made for this bank.
 
     Raises:
         BankError: there is no such bank, or it is damaged (``IntegrityError``).
@@ -124,13 +129,15 @@ def register_bank(
         shutil.copytree(folder, snapshot, ignore=shutil.ignore_patterns(".gitignore"))
         bank = Bank.load(snapshot)
         run_id = log_evaluation(root, params, step, flow_run_id=flow_run_id)
-        lineage = lineage_of(root, params, bank, run_id=run_id, flow_run_id=flow_run_id, step=step)
+        lineage = lineage_of(root, params, bank, run_id=run_id, flow_run_id=flow_run_id, step=step, commit=commit)
         with open_tracker(root) as tracker:
             found = _find_version(tracker, bank.digest)
             if found is None:
                 # Inside the lock: MLflow takes the model of a code file from a global variable.
                 bundle = _bundle_setting() if bundle_backbone is None else bundle_backbone
                 write_model(model, snapshot, bank, params, root=root, bundle=bundle)
+            elif found.tags.get("git_dirty") != "false" and not lineage.git_dirty:
+                _take_over_commit(tracker, found, lineage)
             version = found or _create_version(tracker, model, lineage)
             if found is None or step == (list(params.stream) or ["base"])[-1]:
                 tracker.client.set_registered_model_alias(model_name(), CANDIDATE, str(version.version))
@@ -178,12 +185,32 @@ def read_version(tracker: Tracker, version: str) -> BankVersion:
         if exc.error_code not in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
             raise
         raise UsageError(f"{model_name()} has no version {number}", hint="samcl bank history") from exc
-    tags = {str(key): str(value) for key, value in found.tags.items()}
-    if "bank_digest" not in tags:
+    if "bank_digest" not in found.tags:
         raise BankError(f"{model_name()} version {number} holds no bank (no tag bank_digest)")
+    return _bank_version(found)
+
+
+def all_versions(tracker: Tracker) -> list[BankVersion]:
+    """Every registered bank, oldest first."""
+    found = tracker.client.search_model_versions(f"name = '{model_name()}'", max_results=10_000)
+    banks = [_bank_version(version) for version in found if "bank_digest" in version.tags]
+    return sorted(banks, key=lambda bank: int(bank.version))
+
+
+def _bank_version(found: ModelVersion) -> BankVersion:
+    tags = {str(key): str(value) for key, value in found.tags.items()}
     data = {key.removeprefix("data."): value for key, value in tags.items() if key.startswith("data.")}
     names = tuple(name for name in tags.get("domains", "").split(",") if name)
-    return BankVersion(number, tags["bank_digest"], names, data, str(found.run_id or ""), str(found.source or ""), tags)
+    return BankVersion(
+        str(found.version),
+        tags["bank_digest"],
+        names,
+        data,
+        str(found.run_id or ""),
+        str(found.source or ""),
+        int(found.creation_timestamp or 0),
+        tags,
+    )
 
 
 def load_registered(root: Path, version: str = f"@{CHAMPION}") -> Path:
@@ -245,6 +272,14 @@ def _bundle_setting() -> bool | None:
     if text not in ("", "0", "1"):
         raise UsageError(f"SAMCL_BUNDLE_BACKBONE is {text!r}, expected 0 or 1")
     return text == "1" if text else None
+
+
+def _take_over_commit(tracker: Tracker, found: ModelVersion, lineage: Lineage) -> None:
+    """The same bank is made by what is committed now: the version's record names that."""
+    names = ("git_commit", "git_dirty", "dvc_lock_sha256", "params_sha256", "code_sha256")
+    tags = {key: value for key, value in lineage.tags().items() if key in names or key.startswith("raw_data.")}
+    for key, value in tags.items():
+        tracker.client.set_model_version_tag(model_name(), str(found.version), key, value)
 
 
 def _create_version(tracker: Tracker, model: Path, lineage: Lineage) -> ModelVersion:

@@ -156,12 +156,12 @@ def track_training(root: Path, domain: str, module: str) -> str:
     retry_delay_seconds=[2, 5, 10],
     retry_condition_fn=_is_transient,
 )
-def register(root: Path, step: str) -> dict[str, Any]:
-    """Put the bank of a step into the registry; the same bank again is found, not made."""
+def register(root: Path, step: str, commit: str | None = None) -> dict[str, Any]:
+    """Put the bank of a step, made by what ``commit`` holds, into the registry; the same bank again is found."""
     from tasks.registry import register_bank
 
     with told(f"register@{step}") as tell:
-        registered = register_bank(root, Workspace(root).params(), step, flow_run_id=_flow_run_id())
+        registered = register_bank(root, Workspace(root).params(), step, flow_run_id=_flow_run_id(), commit=commit)
         tell("ran" if registered.created else "skipped")
     values = {
         "name": registered.name,

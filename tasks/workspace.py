@@ -23,6 +23,7 @@ from samcl_core.files import write_atomic
 from samcl_core.stages.places import BASE, Places
 from tasks.code import CODE_FILE, write_code
 from tasks.dvc import forget_stages
+from tasks.git import OWN_GIT, git, identity
 from tasks.names import check_name
 from tasks.processes import clean_environment
 
@@ -32,7 +33,6 @@ STORE = ".dvcstore"
 _ROLES = ("learn", "natural", "unseen")
 _IGNORED = ("/.samcl/", f"/{STORE}/", "/mlflow.db*", "/mlartifacts/", "/data/inbox/", "/data/rejected/", ".*.tmp")
 _TEMPLATES = ("dvc.yaml", "params.yaml", "prefect.toml", "prefect.yaml")
-_FALLBACK_IDENTITY = ("-c", "user.name=samcl", "-c", "user.email=samcl@localhost")
 
 Edit = Callable[[CommentedMap], None]
 
@@ -286,32 +286,23 @@ def template(name: str) -> str:
     return (files("tasks.templates") / name).read_text(encoding="utf-8")
 
 
-def _git(root: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    try:
-        return subprocess.run(
-            ["git", *arguments], cwd=root, env=clean_environment(), capture_output=True, text=True, check=False
-        )
-    except FileNotFoundError as exc:
-        raise UsageError("git is not installed", hint="install git, then run the same command again") from exc
-
-
 def _ensure_git(root: Path) -> bool:
     """Make a repository where there is none; True when it was made here, now or by an interrupted run, and is empty."""
-    marker = root / ".samcl" / "own-git"
-    inside = _git(root, "rev-parse", "--show-toplevel")
+    marker = root / OWN_GIT
+    inside = git(root, "rev-parse", "--show-toplevel")
     # A folder that the repository around it ignores (a demo in a clone) needs its own.
     is_foreign = inside.returncode == 0 and Path(inside.stdout.strip()).resolve() != root
-    if inside.returncode != 0 or (is_foreign and _git(root, "check-ignore", "-q", str(root)).returncode == 0):
-        made = _git(root, "init", "--quiet", "--initial-branch=main")
+    if inside.returncode != 0 or (is_foreign and git(root, "check-ignore", "-q", str(root)).returncode == 0):
+        made = git(root, "init", "--quiet", "--initial-branch=main")
         if made.returncode != 0:
             raise SamclError(f"git init failed in {root}: {made.stderr.strip()}")
         marker.touch()
-    return marker.exists() and _git(root, "rev-parse", "--verify", "--quiet", "HEAD").returncode != 0
+    return marker.exists() and git(root, "rev-parse", "--verify", "--quiet", "HEAD").returncode != 0
 
 
 def _ensure_dvc(root: Path) -> None:
     if not (root / ".dvc" / "config").is_file():
-        top = _git(root, "rev-parse", "--show-toplevel").stdout.strip()
+        top = git(root, "rev-parse", "--show-toplevel").stdout.strip()
         _dvc(root, "init", "--quiet", *([] if Path(top).resolve() == root else ["--subdir"]))
     config = (root / ".dvc" / "config").read_text(encoding="utf-8")
     if "analytics" not in config:
@@ -331,12 +322,9 @@ def _dvc(root: Path, *arguments: str) -> None:
 
 def _first_commit(root: Path) -> None:
     paths = [*_TEMPLATES, CODE_FILE, ".gitignore", ".dvcignore", ".dvc", "embeddings", "data/raw/.gitkeep"]
-    _git(root, "add", "--", *(path for path in paths if (root / path).exists()))
-    has_identity = all(_git(root, "config", key).stdout.strip() for key in ("user.name", "user.email"))
-    identity = () if has_identity else _FALLBACK_IDENTITY
-    done = _git(
-        root, *identity, "-c", "commit.gpgsign=false", "commit", "--quiet", "--no-verify", "-m", "Start the workspace"
-    )
+    git(root, "add", "--", *(path for path in paths if (root / path).exists()))
+    options = ("-c", "commit.gpgsign=false", "commit", "--quiet", "--no-verify", "-m", "Start the workspace")
+    done = git(root, *identity(root), *options)
     if done.returncode != 0:
         raise SamclError(f"git commit failed in {root}: {(done.stderr or done.stdout).strip()}")
 

@@ -7,17 +7,21 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from flows.cli.lineage import tell_banks, tell_provenance
 from flows.cli.output import Settings, brief, emit_json, say, show_table
 
 if TYPE_CHECKING:
     from tasks.workspace import Workspace
 
-__all__ = ["app", "bank_folder", "workspace_of"]
+__all__ = ["app", "bank_folder", "is_version", "workspace_of"]
 
-app = typer.Typer(help="Banks: show, verify, history, import, export.", no_args_is_help=True, rich_markup_mode=None)
+app = typer.Typer(help="Banks: show, verify, of, history, import, export.", no_args_is_help=True, rich_markup_mode=None)
 
 BankArgument = Annotated[
-    str | None, typer.Argument(help="A bank folder, a step of the workspace, or @champion. Default: the newest bank.")
+    str | None,
+    typer.Argument(
+        help="A bank folder, a step of the workspace, a registered version, or @champion. Default: the newest bank."
+    ),
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print as JSON.")]
 
@@ -34,7 +38,7 @@ def workspace_of(settings: Settings) -> Workspace | None:
 
 
 def bank_folder(settings: Settings, bank: str | None) -> Path:
-    """The folder that a command line means: a path, a step of the workspace, ``@champion``, or its newest bank.
+    """The folder that a command line means: a path, a step of the workspace, a version, ``@champion``, the newest bank.
 
     Raises:
         UsageError: there is no such bank.
@@ -49,7 +53,7 @@ def bank_folder(settings: Settings, bank: str | None) -> Path:
             "no bank is named and this is no workspace" if bank is None else f"{bank} is no bank (no bank.json in it)"
         )
         raise UsageError(what, hint="name a bank folder")
-    if bank is not None and bank.startswith("@"):
+    if bank is not None and is_version(workspace, bank):
         from tasks.registry import load_registered
 
         return load_registered(workspace.root, bank)
@@ -66,15 +70,29 @@ def bank_folder(settings: Settings, bank: str | None) -> Path:
     return folder
 
 
+def is_version(workspace: Workspace | None, bank: str | None) -> bool:
+    """Whether a command line means a registered version: ``@alias``, or a number that is no step of the workspace."""
+    if workspace is None or bank is None or (Path(bank) / "bank.json").is_file():
+        return False
+    return bank.startswith("@") or (bank.isdecimal() and not workspace.places.bank(bank).is_dir())
+
+
 @app.command()
 def show(context: typer.Context, bank: BankArgument = None, as_json: JsonOption = False) -> None:
-    """What a bank holds: its modules in order, its selector, its digests."""
+    """What a bank holds: modules in order, selector, digests. A registered version also tells what made it."""
     from samcl_core.bank import describe_bank
 
     values = describe_bank(bank_folder(context.obj, bank))
+    workspace, found = workspace_of(context.obj), None
+    if workspace is not None and bank is not None and is_version(workspace, bank):
+        from tasks.provenance import provenance
+
+        found = provenance(workspace.root, bank)
     if as_json:
-        emit_json(values)
+        emit_json(values if found is None else {**values, "registered": found})
         return
+    if found is not None:
+        tell_provenance(found)
     say(f"bank {values['digest']}")
     say(f"folder {values['folder']} ({values['total_bytes']:,} bytes)")
     say(f"backbone {values['backbone']['name']} {values['backbone']['sha256']}")
@@ -107,6 +125,23 @@ def verify(context: typer.Context, bank: BankArgument = None, as_json: JsonOptio
     from samcl_core.bank import Bank
 
     say(f"{folder}: whole, digest {Bank.load(folder).digest}")
+
+
+@app.command("of")
+def of(
+    context: typer.Context,
+    domain: Annotated[str, typer.Argument(help="A domain.")],
+    as_json: JsonOption = False,
+) -> None:
+    """Which registered banks contain a domain, by the version of its data."""
+    from tasks.provenance import banks_of
+
+    settings: Settings = context.obj
+    versions = banks_of(settings.root(), domain)
+    if as_json:
+        emit_json({"domain": domain, "data": versions})
+    else:
+        tell_banks(domain, versions)
 
 
 @app.command()

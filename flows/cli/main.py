@@ -16,6 +16,7 @@ from flows.cli import (
     checkpoints,
     demo,
     deploy,
+    lineage,
     predict,
     pretrain,
     promotion,
@@ -46,6 +47,7 @@ app.command("evaluate")(steps.evaluate)
 app.command("register")(steps.register)
 app.command("promote")(promotion.promote)
 app.command("rollback")(promotion.rollback)
+app.command("reproduce")(lineage.reproduce)
 app.command("predict")(predict.predict)
 app.command("serve")(serve.serve)
 app.command("benchmark")(benchmark.benchmark)

@@ -66,6 +66,8 @@ def answer(root: Path, results: Sequence[Any], board: Board, *, as_json: bool = 
         "stages": board.values(),
         "registered": registered,
     }
+    for warning in dict.fromkeys(warning for result in results for warning in result.warnings):
+        note(f"warning: {warning}")
     if all(outcome == "skipped" for outcome in board.outcomes.values()):
         note("everything was up to date")
     if not places.r_matrix.is_file():

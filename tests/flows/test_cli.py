@@ -94,7 +94,7 @@ class TestHelp:
         names = {" ".join(words) for words in commands()}
         assert names >= {"init", "ingest", "arrive", "stream", "evaluate", "register", "predict", "step", "demo"}
         assert names >= {"bank show", "bank verify", "bank history", "bank import-samcl", "bank export"}
-        assert names >= {"promote", "rollback"}
+        assert names >= {"promote", "rollback", "reproduce", "bank of"}
         assert names >= {"checkpoints list", "checkpoints fetch", "checkpoints hash"}
 
     @pytest.mark.parametrize("words", [["--help"], ["step", "--help"], ["stream", "--help"]], ids=" ".join)

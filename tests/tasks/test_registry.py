@@ -63,6 +63,11 @@ def _run(root: Path, run_id: str) -> Any:
         return tracker.client.get_run(run_id)
 
 
+def _version(root: Path, version: str) -> Any:
+    with open_tracker(root) as tracker:
+        return tracker.client.get_model_version(model_name(), version)
+
+
 def _artifacts(root: Path, run_id: str, folder: str) -> list[str]:
     with open_tracker(root) as tracker:
         return sorted(Path(item.path).name for item in tracker.client.list_artifacts(run_id, folder))
@@ -199,6 +204,17 @@ class TestRegistry:
         assert {item.version for item in found} == {"1"}
         assert sum(item.created for item in found) == 1
 
+    def test_a_version_without_a_commit_takes_over_the_first_that_makes_it(self, fresh: tuple[Path, Params]) -> None:
+        root, params = fresh
+        first = register_bank(root, params, "Shadows")
+        assert _version(root, "1").tags["git_dirty"] == "true"
+        again = register_bank(root, params, "Shadows", commit="c" * 40)
+        assert (again.version, again.created) == (first.version, False)
+        tags = _version(root, "1").tags
+        assert (tags["git_commit"], tags["git_dirty"]) == ("c" * 40, "false")
+        register_bank(root, params, "Shadows", commit="d" * 40)
+        assert _version(root, "1").tags["git_commit"] == "c" * 40
+
     def test_a_damaged_bank_is_refused_before_mlflow_is_touched(self, fresh: tuple[Path, Params]) -> None:
         root, params = fresh
         tensors = root / "banks" / "Shadows" / "modules" / "Polyps" / "module.safetensors"
@@ -260,11 +276,19 @@ def test_git_state_says_commit_and_dirt(tmp_path: Path) -> None:
 
     assert git_state(tmp_path) == ("none", True)
     git("init", "-q")
-    (tmp_path / "a").write_text("1")
-    git("add", "a")
+    assert git_state(tmp_path) == ("none", True)
+    (tmp_path / "params.yaml").write_text("seed: 1")
+    (tmp_path / "notes").write_text("1")
+    git("add", "params.yaml", "notes")
     git("commit", "-qm", "one")
     assert git_state(tmp_path) == (git("rev-parse", "HEAD"), False)
-    (tmp_path / "new").write_text("untracked files do not count")
+    (tmp_path / "notes").write_text("files of others do not count")
     assert git_state(tmp_path)[1] is False
-    (tmp_path / "a").write_text("2")
+    (tmp_path / "dvc.lock").write_text("files of the pipeline do, also those that git does not know")
+    assert git_state(tmp_path)[1] is True
+    git("add", "dvc.lock")
+    assert git_state(tmp_path)[1] is True
+    git("commit", "-qm", "two")
+    assert git_state(tmp_path)[1] is False
+    (tmp_path / "params.yaml").write_text("seed: 2")
     assert git_state(tmp_path)[1] is True
