@@ -43,9 +43,9 @@ class DemoOptions:
         seed: of the drawings and of the training.
     """
 
-    num_train: int = 64
+    num_train: int = 48
     num_test: int = 12
-    epochs: int = 8
+    epochs: int = 6
     seed: int = 0
 
 

@@ -15,9 +15,9 @@ __all__ = ["demo"]
 def demo(
     context: typer.Context,
     folder: Annotated[Path, typer.Argument(help="The workspace of the demo; made when absent.")] = Path("demo"),
-    train: Annotated[int, typer.Option(min=2, help="Training images a domain.")] = 64,
+    train: Annotated[int, typer.Option(min=2, help="Training images a domain.")] = 48,
     test: Annotated[int, typer.Option(min=1, help="Test images a domain.")] = 12,
-    epochs: Annotated[int, typer.Option(min=1, help="Epochs a module.")] = 8,
+    epochs: Annotated[int, typer.Option(min=1, help="Epochs a module.")] = 6,
     seed: Annotated[int, typer.Option(help="Seed of images and training.")] = 0,
     keep_server: KeepOption = False,
     as_json: JsonOption = False,

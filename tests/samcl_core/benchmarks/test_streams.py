@@ -23,7 +23,7 @@ def test_synthdomains_has_six_domains_natural_images_and_two_strangers() -> None
 
 
 def test_an_unknown_stream_is_one_error_that_lists_the_known_ones() -> None:
-    with pytest.raises(UsageError, match="'nothing' is unknown, expected one of .*synthdomains"):
+    with pytest.raises(UsageError, match=r"'nothing' is unknown, expected one of .*synthdomains"):
         load_stream("nothing")
 
 
