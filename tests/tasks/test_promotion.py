@@ -22,6 +22,7 @@ from tasks import promotion
 from tasks.ledger import FILE, read_ledger
 from tasks.promotion import Decision, decide, refuse_unreachable, rollback
 from tasks.registry import RegistryUnavailable, aliases, load_registered, model_name, read_version, register_bank
+from tasks.serving.package import BANK_FOLDER
 from tasks.tracking import open_tracker
 
 pytestmark = pytest.mark.pipeline
@@ -291,7 +292,7 @@ def test_what_the_registry_gives_is_compared_with_its_digest(workspace: tuple[Pa
     with open_tracker(root) as tracker:
         stored = Path(read_version(tracker, "2").source.removeprefix("file://"))
     shutil.rmtree(folder)
-    tensors = stored / "modules" / "Polyps" / "module.safetensors"
+    tensors = stored / BANK_FOLDER / "modules" / "Polyps" / "module.safetensors"
     tensors.write_bytes(tensors.read_bytes()[:-4] + b"\0\1\2\3")
     with pytest.raises(IntegrityError, match="Polyps"):
         load_registered(root, "2")
