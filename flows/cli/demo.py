@@ -22,7 +22,7 @@ def demo(
     keep_server: KeepOption = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Draw three small domains and natural images, and run them through the whole pipeline. Under five minutes."""
+    """Draw three small domains and natural images, and run them through the whole pipeline."""
     from flows.demo import DemoOptions, run_demo
 
     options = DemoOptions(num_train=train, num_test=test, epochs=epochs, seed=seed)
