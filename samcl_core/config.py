@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
@@ -27,6 +27,7 @@ __all__ = [
     "PromotionParams",
     "PromptParams",
     "SelectorParams",
+    "SourceParams",
     "StepParams",
     "TrainParams",
     "VersioningParams",
@@ -109,6 +110,7 @@ class IngestParams(_Section):
 
     mask_threshold: int | None = Field(None, ge=1, le=255, description="mask pixels >= this are foreground")
     test_frac: float = Field(0.2, gt=0, lt=1, description="share for the test split when the source has none")
+    val_frac: float = Field(0.0, ge=0, lt=1, description="share of the training images for a source without val split")
     max_bad_frac: float = Field(0.2, ge=0, le=1, description="an arrival with a larger share of bad images fails")
 
 
@@ -216,7 +218,67 @@ class VersioningParams(_Section):
     remote: str | None = Field(None, description="null: DVC's default remote")
 
 
-class DomainParams(_Section):
+_ONE_GROUP = "expected a regular expression with exactly one group, such as '(patient\\d+)_'"
+_COLUMN = "expected FILE:COLUMN, such as 'patients.csv:patient'"
+Share = Annotated[float, Field(gt=0, lt=1)]
+ImageNames = tuple[str, ...]
+
+
+class SourceParams(_Section):
+    """What a source's files do not say: which objects become samples, and how they are split. Null: not said.
+
+    ``domain.yaml`` in a source and ``domains.<D>`` in ``params.yaml`` hold the same options; the latter win.
+    """
+
+    instances: Literal["union", "each"] | None = Field(None, description="a sample: an image, or one object of it")
+    classes: tuple[str, ...] | None = Field(None, min_length=1, description="only objects of these classes")
+    codes: dict[str, int | str] | None = Field(None, description="class to value, or '#rrggbb', in coded mask files")
+    min_area_px: int | None = Field(None, ge=1, description="smaller objects are left out, in pixels of the image")
+    max_samples: int | None = Field(None, ge=1, description="cap of each split")
+    negatives: Literal["skip", "keep"] | None = Field(None, description="images that are said to hold no object")
+    test: Share | ImageNames | None = Field(None, description="a share, or names of images; @FILE holds names")
+    val: Share | ImageNames | None = Field(None, description="a share of the training images, or names as for test")
+    group: str | None = Field(None, description=f"images of one group stay in one split; {_ONE_GROUP}")
+    group_column: str | None = Field(None, description=f"the same from a table in the source; {_COLUMN}")
+
+    @field_validator("group")
+    @classmethod
+    def _has_one_group(cls, pattern: str | None) -> str | None:
+        try:
+            num_groups = re.compile(pattern or "()").groups
+        except re.error as exc:
+            raise ValueError(f"{pattern!r} is no regular expression ({exc}); {_ONE_GROUP}") from exc
+        if num_groups != 1:
+            raise ValueError(f"{pattern!r} has {num_groups} groups; {_ONE_GROUP}")
+        return pattern
+
+    @field_validator("group_column")
+    @classmethod
+    def _names_a_column(cls, column: str | None) -> str | None:
+        if column is not None and not all(column.rpartition(":")[::2]):
+            raise ValueError(f"{column!r} names no column; {_COLUMN}")
+        return column
+
+    @field_validator("codes")
+    @classmethod
+    def _are_codes(cls, codes: dict[str, int | str] | None) -> dict[str, int | str] | None:
+        for label, code in (codes or {}).items():
+            if isinstance(code, str) and re.fullmatch(r"#[0-9a-fA-F]{6}", code) is None:
+                raise ValueError(f"{label}: {code!r}, expected a value from 0 to 65535 or a colour '#rrggbb'")
+            if isinstance(code, int) and not 0 <= code <= 65535:
+                raise ValueError(f"{label}: {code}, expected a value from 0 to 65535 or a colour '#rrggbb'")
+        return codes
+
+    def over(self, other: SourceParams) -> SourceParams:
+        """These options, and the other's where these say nothing. Two ways to name groups count as one option."""
+        said = {name: value for name in SourceParams.model_fields if (value := getattr(self, name)) is not None}
+        below = {name: value for name in SourceParams.model_fields if (value := getattr(other, name)) is not None}
+        if {"group", "group_column"} & set(said):
+            below = {name: value for name, value in below.items() if name not in {"group", "group_column"}}
+        return SourceParams.model_validate({**below, **said})
+
+
+class DomainParams(SourceParams):
     """One data set of the workspace."""
 
     role: Literal["learn", "natural", "unseen"] = "learn"

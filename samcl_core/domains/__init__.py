@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from samcl_core.domains.formats import Format, SourcePair, detect_format, format_names, get_format, register_format
+from samcl_core.domains.formats import Format, SourceImage, detect_format, format_names, get_format, register_format
 from samcl_core.domains.images import image_size, load_image, load_mask
 from samcl_core.domains.layout import SPLITS, Domain, Sample
 from samcl_core.domains.manifest import Record, read_manifest, write_manifest
@@ -20,9 +20,10 @@ __all__ = [
     "SPLITS",
     "Domain",
     "Format",
+    "ReadOptions",
     "Record",
     "Sample",
-    "SourcePair",
+    "SourceImage",
     "box_of",
     "detect_format",
     "format_names",

@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-import fnmatch
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import date
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, Field, ValidationError
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
-from samcl_core.config import problems_of, valid_domain_name
+from samcl_core.config import SourceParams, problems_of, valid_domain_name
 from samcl_core.domains.archives import archive_stem, is_archive
 from samcl_core.domains.formats import CARD, unwrap
-from samcl_core.errors import ConfigError, DataError, UsageError
+from samcl_core.errors import ConfigError, UsageError
 from samcl_core.files import digest_json
 
 __all__ = [
@@ -30,7 +29,6 @@ __all__ = [
     "default_name",
     "drops_in",
     "kind_of",
-    "named_images",
     "next_look",
 ]
 
@@ -152,17 +150,14 @@ def next_look(before: Look | None, digest: str, now: float, min_gap_s: float) ->
     return Look(digest, before.num + 1, now)
 
 
-class Card(BaseModel):
+class Card(SourceParams):
     """``domain.yaml``: what a data set says about itself. Everything may be left out."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     name: Annotated[str, AfterValidator(valid_domain_name)] | None = None
     role: Literal["learn", "natural", "unseen"] | None = None
     format: str | None = None
     label: str | None = Field(None, max_length=200)
     notes: str | None = Field(None, max_length=20_000)
-    test: Annotated[float, Field(gt=0, lt=1)] | list[str] | None = None
 
 
 def card_of(folder: Path) -> Card:
@@ -195,7 +190,8 @@ def _read_card(path: Path) -> Card:
     # Looked at by hand: a few nested aliases of YAML can stand for more text than any memory holds.
     nested = [key for key, value in given.items() if not _is_flat(value)]
     if nested:
-        raise ConfigError(CARD, [f"{key}: expected a text, a number or a flat list" for key in nested], hint=hint)
+        problems = [f"{key}: expected a text, a number, a flat list or a flat table" for key in nested]
+        raise ConfigError(CARD, problems, hint=hint)
     try:
         return Card.model_validate(_plain(given))
     except ValidationError as exc:
@@ -205,54 +201,31 @@ def _read_card(path: Path) -> Card:
 def _plain(values: dict[str, Any]) -> dict[str, Any]:
     """People write numbers as names and a single file as the test split."""
     plain = {key: str(value) if key in {"name", "label"} else value for key, value in values.items()}
-    test = plain.get("test")
-    if isinstance(test, str):
-        plain["test"] = [test]
-    elif isinstance(test, list):
-        plain["test"] = [str(name) for name in test]
+    for key in ("test", "val", "classes"):
+        if isinstance(plain.get(key), str):
+            plain[key] = [plain[key]]
+        elif isinstance(plain.get(key), list):
+            plain[key] = [str(name) for name in plain[key]]
+    if isinstance(codes := plain.get("codes"), dict):
+        plain["codes"] = {str(label): code for label, code in codes.items()}
     return plain
 
 
 def _is_flat(value: Any) -> bool:
     scalar = (str, int, float, date)
-    return isinstance(value, scalar) or (isinstance(value, list) and all(isinstance(one, scalar) for one in value))
+    inside = list(value.values()) if isinstance(value, dict) else value
+    return isinstance(value, scalar) or (isinstance(inside, list) and all(isinstance(one, scalar) for one in inside))
 
 
 def _without_twins(problems: Sequence[str]) -> list[str]:
-    """A value that fits neither kind of ``test`` is reported by both; one line is enough."""
-    others = [problem for problem in problems if not problem.startswith("test.")]
-    twins = [problem for problem in problems if problem.startswith("test.")]
-    if not twins:
-        return others
-    found = twins[0].rpartition("found ")[2]
-    return [*others, f"test: expected a share above 0 and below 1, or a list of image names, found {found}"]
-
-
-def named_images(keys: Sequence[str], patterns: Sequence[str]) -> set[str]:
-    """Which images a card's ``test`` names: by path, file name or stem; ``*`` and ``?`` stand for any letters.
-
-    Args:
-        keys: relative paths of the images.
-        patterns: the card's list.
-
-    Raises:
-        DataError: a pattern names no image.
-    """
-    chosen: set[str] = set()
-    for pattern in patterns:
-        found = {key for key in keys if any(fnmatch.fnmatchcase(name, pattern) for name in _names_of(key))}
-        if not found:
-            raise DataError(
-                f"{CARD}: test names {pattern!r}, which is none of the {len(keys)} images",
-                hint=f"correct `test` in {CARD}; names are like {keys[0] if keys else 'x.jpg'}",
-            )
-        chosen |= found
-    return chosen
-
-
-def _names_of(key: str) -> tuple[str, str, str]:
-    path = PurePosixPath(key)
-    return key, path.name, path.stem
+    """A value that fits neither kind of ``test`` or ``val`` is reported by both; one line is enough."""
+    kept = [problem for problem in problems if not problem.startswith(("test.", "val."))]
+    for key in ("test", "val"):
+        twins = [problem for problem in problems if problem.startswith(f"{key}.")]
+        if twins:
+            found = twins[0].rpartition("found ")[2]
+            kept.append(f"{key}: expected a share above 0 and below 1, or a list of image names, found {found}")
+    return kept
 
 
 def default_name(file_name: str) -> str:

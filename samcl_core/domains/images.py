@@ -21,6 +21,7 @@ __all__ = [
     "decode_image",
     "image_info",
     "image_size",
+    "load_codes",
     "load_image",
     "load_mask",
     "read_annotation",
@@ -133,6 +134,32 @@ def load_mask(path: Path, threshold: int = 128) -> NDArray[np.bool_]:
         ImageError: unreadable, truncated, not an image, or larger than ``MAX_PIXELS``; the message names the file.
     """
     return read_annotation(path, threshold)[0]
+
+
+def load_codes(path: Path, *, is_coloured: bool) -> NDArray[np.int32]:
+    """The values of a mask file whose values mean classes or objects, (H, W) int32, upright.
+
+    Args:
+        path: an indexed, grey (8 or 16 bit) or colour file.
+        is_coloured: give each pixel's colour as ``red << 16 | green << 8 | blue``, also of an indexed file. Otherwise
+            the index of an indexed file, the value of a grey one, or the common value of a colour file without colour.
+
+    Raises:
+        ImageError: unreadable, truncated, not an image, too large, or coloured where values are expected.
+    """
+    with _reading(path):
+        image, info = _decode(path)
+        if info.format == "JPEG":
+            raise ImageError(f"{path}: a JPEG cannot hold codes of classes exactly", hint="save it as PNG")
+        if is_coloured:
+            red, green, blue = np.moveaxis(np.asarray(image.convert("RGB")).astype(np.int32), -1, 0)
+            return np.asarray(red << 16 | green << 8 | blue, dtype=np.int32)
+        if image.mode in ("P", "L", "1") or _is_wide(image):
+            return np.asarray(image).astype(np.int32)
+        pixels = np.asarray(image.convert("RGB"))
+        if (pixels != pixels[..., :1]).any():
+            raise ImageError(f"{path}: holds colours, expected one value a pixel", hint="give the classes by colour")
+        return pixels[..., 0].astype(np.int32)
 
 
 def read_annotation(path: Path, threshold: int = 128) -> tuple[NDArray[np.bool_], bool]:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 __all__ = ["BOXES_FILE", "POINTS_FILE", "SPLITS", "Domain", "Sample"]
 
-SPLITS = ("train", "test")
+SPLITS = ("train", "val", "test")
 POINTS_FILE = "points.json"
 BOXES_FILE = "boxes.json"
 
@@ -96,14 +96,16 @@ class Domain:
     def data_digest(self, splits: Sequence[str] = SPLITS) -> str:
         """sha256 over everything a result can depend on: ids, image and mask digests, points, labels and boxes.
 
-        It does not depend on where the domain is. It trusts the digests of the manifest.
+        It does not depend on where the domain is. It trusts the digests of the manifest. A validation split that is
+        empty is no part of it.
         """
         content = {
             split: [
                 [sample.id, sample.image_sha256, sample.mask_sha256, sample.points, sample.labels, sample.box]
-                for sample in self.samples(split)
+                for sample in samples
             ]
             for split in splits
+            if (samples := self.samples(split)) or split != "val"
         }
         return digest_json(content)
 

@@ -26,16 +26,18 @@ class Record:
 
     Attributes:
         id: the image's path inside the domain (``train/images/x.jpg``); of a quarantined row the source path.
-        split: ``train`` or ``test``; of a quarantined row what the source said, possibly nothing.
+        split: ``train``, ``val`` or ``test``; of a quarantined row what the source said, possibly nothing.
         image: path inside the domain; empty when quarantined.
         mask: path inside the domain; empty when quarantined.
         width: of the upright image in pixels, 0 when unknown.
         height: of the upright image in pixels, 0 when unknown.
         foreground_frac: share of mask pixels that are foreground.
+        label: the class of the object, or of all objects of the image where they have one in common; else empty.
+        instance: number of the object among those of its image, from 0; -1 where all objects are one sample.
         image_sha256: of the ingested image file.
         mask_sha256: of the ingested mask file.
         source_image: where the image came from, relative to the raw folder; empty when there was none.
-        source_mask: where the mask came from, relative to the raw folder; empty when there was none.
+        source_mask: where the mask or annotation came from, relative to the raw folder; empty when there was none.
         status: ``ok`` or ``quarantined``.
         reason: why it is quarantined.
     """
@@ -47,6 +49,8 @@ class Record:
     width: int = 0
     height: int = 0
     foreground_frac: float = 0.0
+    label: str = ""
+    instance: int = -1
     image_sha256: str = ""
     mask_sha256: str = ""
     source_image: str = ""

@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 
 from samcl_core.domains.images import save_png
-from samcl_core.domains.layout import SPLITS
 from samcl_core.domains.scenes import SCENES, Drawing
 from samcl_core.errors import UsageError
 from samcl_core.files import staged_folder
@@ -53,7 +52,7 @@ def write_domain(
     Raises:
         UsageError: the scene is unknown, the size is below 32 pixels, or a count is not positive.
     """
-    counts = dict(zip(SPLITS, (num_train, num_test), strict=True))
+    counts = {"train": num_train, "test": num_test}
     if min(counts.values()) < 1:
         raise UsageError(f"{num_train} training and {num_test} test pictures, expected at least 1 of each")
     done, total = 0, sum(counts.values())

@@ -1,10 +1,7 @@
-"""From source files to a domain's files: pairs are checked; good ones get a split, names and upright clean files."""
+"""What a source's files hold: every sample of it, read whole, with the reason why it cannot be used where it cannot."""
 
 from __future__ import annotations
 
-import hashlib
-import shutil
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,44 +9,42 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from samcl_core.domains.formats import SourcePair
-from samcl_core.domains.images import (
-    image_info,
-    load_image,
-    load_mask,
-    read_annotation,
-    save_png,
-    turn_upright,
-)
-from samcl_core.domains.layout import SPLITS
-from samcl_core.domains.manifest import QUARANTINED, Record
-from samcl_core.errors import ImageError
+from samcl_core.config import SourceParams
+from samcl_core.domains.annotations import Instance, MaskFiles, union_of
+from samcl_core.domains.formats import SourceImage
+from samcl_core.domains.images import ImageInfo, image_info, load_image, read_annotation, turn_upright
+from samcl_core.errors import DataError, ImageError
 from samcl_core.files import sha256_file
 
-__all__ = ["Checked", "Planned", "assign_splits", "check_pair", "plan_names", "quarantine", "write_pair"]
+__all__ = ["Checked", "check_source", "masks_of"]
 
 
 @dataclass(frozen=True)
 class Checked:
-    """A source pair and what was found in its files.
+    """One sample of a source and what was found in its files.
 
     Attributes:
-        pair: the files.
-        key: the image's (or mask's) path relative to the raw folder; sorts and names the pair.
+        source: the image and its annotation.
+        key: the image's (or mask's) path relative to the raw folder; sorts and names the sample.
+        part: number of the object among those of the image, from 0; ``None`` where all objects are one sample.
         split: the source's split, later the assigned one.
+        label: the object's class; of all objects where they have one in common.
         width: of the upright image in pixels.
         height: of the upright image in pixels.
         orientation: EXIF orientation of the image.
-        turn_mask: the mask was drawn on the stored pixels, so it needs the image's turn.
+        turn_mask: the annotation was drawn on the stored pixels, so it needs the image's turn.
         keep_image: the image file can be copied byte for byte.
         keep_mask: the mask file can be copied byte for byte.
         foreground_frac: share of foreground pixels.
-        reason: why the pair cannot be used; empty when it can.
+        image_sha256: of the source's image file.
+        reason: why the sample cannot be used; empty when it can.
     """
 
-    pair: SourcePair
+    source: SourceImage
     key: str
-    split: str | None
+    part: int | None = None
+    split: str | None = None
+    label: str = ""
     width: int = 0
     height: int = 0
     orientation: int = 1
@@ -57,160 +52,117 @@ class Checked:
     keep_image: bool = True
     keep_mask: bool = True
     foreground_frac: float = 0.0
+    image_sha256: str = ""
     reason: str = ""
 
 
-@dataclass(frozen=True)
-class Planned:
-    """A good pair with the file names it gets inside its split."""
+def check_source(source: SourceImage, raw: Path, options: SourceParams, threshold: int) -> list[Checked]:
+    """Read the files of one image whole; never raises for what they hold.
 
-    checked: Checked
-    split: str
-    image_name: str
-    mask_name: str
-
-
-def check_pair(pair: SourcePair, raw: Path, threshold: int) -> Checked:
-    """Read both files of a pair whole and say whether they can be used. Never raises for what the files hold."""
-    known = next(path for path in (pair.image, pair.mask) if path is not None)
-    checked = Checked(pair, known.relative_to(raw).as_posix(), pair.split)
-    if pair.image is None:
-        return replace(checked, reason="the mask has no image")
-    if pair.mask is None:
-        return replace(checked, reason="the image has no mask")
+    Returns:
+        One sample, or one for each object where ``options.instances`` says so, or one with a reason. Nothing where the
+        options leave out all of it: a negative, or an image whose objects are of other classes or too small.
+    """
+    checked = Checked(source, source.path.relative_to(raw).as_posix(), split=source.split)
+    if source.image is None:
+        return [replace(checked, reason="the mask has no image")]
+    if source.annotation is None and not source.is_negative:
+        return [replace(checked, reason="the image has no mask")]
+    if source.is_negative and options.negatives != "keep":
+        return []
     try:
-        info = image_info(pair.image)
-        load_image(pair.image)
-        mask, is_clean = read_annotation(pair.mask, threshold)
-    except ImageError as exc:
-        return replace(checked, reason=exc.message.replace(f"{raw}/", "").removeprefix(f"{checked.key}: "))
-    checked = replace(checked, width=info.width, height=info.height, orientation=info.orientation)
-    size = (mask.shape[1], mask.shape[0])
-    turn_mask = info.orientation != 1 and size != (info.width, info.height) and size == info.stored_size
-    if not turn_mask and size != (info.width, info.height):
-        found = f"the mask is {size[0]}x{size[1]} pixels, the image {info.width}x{info.height}"
-        return replace(checked, reason=found)
-    if not mask.any():
-        return replace(checked, reason=f"the mask is empty: no pixel reaches {threshold}")
-    return replace(
+        info = image_info(source.image)
+        load_image(source.image)
+        instances, is_clean = _instances(source, info, threshold)
+    except (ImageError, DataError) as exc:
+        return [replace(checked, reason=exc.message.replace(f"{raw}/", "").removeprefix(f"{checked.key}: "))]
+    checked = replace(
         checked,
-        turn_mask=turn_mask,
+        width=info.width,
+        height=info.height,
+        orientation=info.orientation,
         keep_image=info.is_plain,
-        keep_mask=is_clean and not turn_mask,
-        foreground_frac=float(mask.mean()),
+        image_sha256=sha256_file(source.image),
     )
+    return _samples(checked, info, instances, options, is_clean=is_clean, threshold=threshold)
 
 
-def assign_splits(good: Sequence[Checked], test_frac: float, seed: int) -> list[Checked]:
-    """Give every pair a split. The source's splits stay, when it has a test split; pairs without one are then training.
+def masks_of(samples: Sequence[Checked], options: SourceParams, threshold: int) -> list[NDArray[np.bool_]]:
+    """The (H, W) bool masks of samples of one image that can be used, upright, read again from its source.
 
-    Otherwise round(``test_frac`` n) pairs, at least one, become the test split: those that a sha256 of ``seed`` and
-    their key puts first, so that the choice depends neither on order nor on the other pairs' names.
+    Raises:
+        ImageError: a file changed since it was checked, and cannot be read.
+        DataError: an annotation changed so.
     """
-    if any(pair.split == "test" for pair in good):
-        return [replace(pair, split=pair.split or "train") for pair in good]
-    num_test = min(max(1, round(test_frac * len(good))), len(good) - 1)
-    ranked = sorted(good, key=lambda pair: (hashlib.sha256(f"{seed}:{pair.key}".encode()).digest(), pair.key))
-    chosen = {pair.key for pair in ranked[: max(num_test, 0)]}
-    return [replace(pair, split="test" if pair.key in chosen else "train") for pair in good]
+    checked = samples[0]
+    assert checked.source.image is not None
+    info = image_info(checked.source.image)
+    instances, _ = _instances(checked.source, info, threshold)
+    union = [instances[at] for at in _chosen(instances, options)]
+    drawn = [
+        union_of(union if sample.part is None else [instances[sample.part]], (info.width, info.height))
+        for sample in samples
+    ]
+    return [turn_upright(mask, checked.orientation) if checked.turn_mask else mask for mask in drawn]
 
 
-def plan_names(good: Sequence[Checked]) -> list[Planned]:
-    """File names for pairs that have a split: the source's own, and ``<stem>.png`` for what is written anew.
-
-    A mask with its image's name keeps it (published rule); any other mask becomes ``<image stem>.png``. Names that
-    would clash get a number. The published scripts pair files by sorted order: where names would sort differently,
-    all masks of the split take their images' names.
-    """
-    planned: list[Planned] = []
-    for split in SPLITS:
-        members = sorted((pair for pair in good if pair.split == split), key=lambda pair: pair.key)
-        image_names = _unique([_image_name(pair) for pair in members])
-        mask_names = [_mask_name(pair, name) for pair, name in zip(members, image_names, strict=True)]
-        pairs = sorted(zip(image_names, mask_names, strict=True))
-        aligned = [name for _, name in pairs] == sorted(mask_names)
-        if not aligned or len({name.casefold() for name in mask_names}) < len(mask_names):
-            mask_names = image_names
-        planned += [
-            Planned(pair, split, image_name, mask_name)
-            for pair, image_name, mask_name in zip(members, image_names, mask_names, strict=True)
-        ]
-    return planned
+def _instances(source: SourceImage, info: ImageInfo, threshold: int) -> tuple[list[Instance], bool]:
+    """All objects of an image, and whether the mask file already is what masks are written as."""
+    annotation = source.annotation
+    if annotation is None:
+        return [], False
+    if isinstance(annotation, MaskFiles) and len(annotation.paths) == 1:
+        mask, is_clean = read_annotation(annotation.paths[0], threshold)
+        return [Instance(mask, annotation.labels[0] if annotation.labels else "")], is_clean
+    # Where an annotation has no size of its own it belongs to the image as people see it.
+    return annotation.instances((info.width, info.height), threshold), False
 
 
-def _image_name(pair: Checked) -> str:
-    name = Path(pair.key).name
-    return name if pair.keep_image else f"{Path(name).stem}.png"
-
-
-def _mask_name(pair: Checked, image_name: str) -> str:
-    source = pair.pair.mask
-    same_name = source is not None and source.name == Path(pair.key).name
-    return image_name if same_name else f"{Path(image_name).stem}.png"
-
-
-def _unique(names: Sequence[str]) -> list[str]:
-    """The names, made distinct also where case does not count: the second ``x.png`` becomes ``x_2.png``."""
-    counts = Counter(name.casefold() for name in names)
-    taken = {name.casefold() for name in names if counts[name.casefold()] == 1}
-    unique = []
-    for name in names:
-        candidate, number = name, 1
-        while counts[name.casefold()] > 1 and candidate.casefold() in taken:
-            number += 1
-            candidate = f"{Path(name).stem}_{number}{Path(name).suffix}"
-        taken.add(candidate.casefold())
-        unique.append(candidate)
-    return unique
-
-
-def write_pair(planned: Planned, images: Path, masks: Path, raw: Path, threshold: int) -> Record:
-    """Write one pair into the folders of its split and describe it.
-
-    Files that any tool reads alike are copied byte for byte. Others become upright PNG: images RGB, masks 0 and 255.
-    """
-    checked = planned.checked
-    source, annotation = checked.pair.image, checked.pair.mask
-    assert source is not None and annotation is not None
-    image, mask = images / planned.image_name, masks / planned.mask_name
-    if checked.keep_image:
-        shutil.copyfile(source, image)
-    else:
-        save_png(image, load_image(source))
-    if checked.keep_mask:
-        shutil.copyfile(annotation, mask)
-    else:
-        save_png(mask, _upright_mask(checked, annotation, threshold))
-    return Record(
-        id=f"{planned.split}/images/{image.name}",
-        split=planned.split,
-        image=f"{planned.split}/images/{image.name}",
-        mask=f"{planned.split}/masks/{mask.name}",
-        width=checked.width,
-        height=checked.height,
-        foreground_frac=checked.foreground_frac,
-        image_sha256=sha256_file(image),
-        mask_sha256=sha256_file(mask),
-        source_image=source.relative_to(raw).as_posix(),
-        source_mask=annotation.relative_to(raw).as_posix(),
+def _samples(
+    checked: Checked,
+    info: ImageInfo,
+    instances: Sequence[Instance],
+    options: SourceParams,
+    *,
+    is_clean: bool,
+    threshold: int,
+) -> list[Checked]:
+    """The samples of an image whose files could be read."""
+    shapes = {instance.mask.shape for instance in instances} or {(info.height, info.width)}
+    height, width = next(iter(shapes))
+    turn = (
+        info.orientation != 1 and (width, height) != (info.width, info.height) and (width, height) == info.stored_size
     )
+    if not turn and (width, height) != (info.width, info.height):
+        found = f"the mask is {width}x{height} pixels, the image {info.width}x{info.height}"
+        return [replace(checked, reason=found)]
+    if not any(instance.mask.any() for instance in instances):
+        if checked.source.is_negative:
+            return [replace(checked, keep_mask=False)]
+        single = isinstance(checked.source.annotation, MaskFiles)
+        return [replace(checked, reason=f"the mask is empty: no pixel reaches {threshold}" if single else "no object")]
+    chosen = _chosen(instances, options)
+    if not chosen:
+        return []
+    checked = replace(checked, turn_mask=turn, keep_mask=is_clean and not turn)
+    if options.instances != "each":
+        mask = union_of([instances[at] for at in chosen], (width, height))
+        labels = {instances[at].label for at in chosen}
+        label = next(iter(labels)) if len(labels) == 1 else ""
+        return [replace(checked, label=label, foreground_frac=float(mask.mean()))]
+    objects = [at for at in chosen if not instances[at].is_crowd]
+    return [
+        replace(checked, part=at, label=instances[at].label, foreground_frac=float(instances[at].mask.mean()))
+        for at in objects
+    ]
 
 
-def _upright_mask(checked: Checked, path: Path, threshold: int) -> NDArray[np.bool_]:
-    mask = load_mask(path, threshold)
-    return turn_upright(mask, checked.orientation) if checked.turn_mask else mask
-
-
-def quarantine(checked: Checked, raw: Path) -> Record:
-    """The manifest's row of a pair that cannot be used."""
-    image, mask = checked.pair.image, checked.pair.mask
-    return Record(
-        id=checked.key,
-        split=checked.split or "",
-        width=checked.width,
-        height=checked.height,
-        source_image=image.relative_to(raw).as_posix() if image else "",
-        source_mask=mask.relative_to(raw).as_posix() if mask else "",
-        status=QUARANTINED,
-        reason=checked.reason,
-    )
+def _chosen(instances: Sequence[Instance], options: SourceParams) -> list[int]:
+    """Numbers of the objects that the options do not leave out."""
+    min_area = options.min_area_px or 1
+    return [
+        at
+        for at, instance in enumerate(instances)
+        if (options.classes is None or instance.label in options.classes)
+        and int(np.count_nonzero(instance.mask)) >= min_area
+    ]

@@ -16,7 +16,8 @@ from samcl_core.bank import Bank
 from samcl_core.config import BackboneParams
 from samcl_core.errors import CheckpointMismatch, CheckpointMissing, UsageError
 from samcl_core.inference import Prediction, Segmenter
-from samcl_core.serving.masks import mask_to_png, mask_to_rle
+from samcl_core.masks import mask_to_rle
+from samcl_core.serving.masks import mask_to_png
 from samcl_core.serving.requests import read_request
 
 __all__ = ["CHECKPOINT_VARIABLE", "MASK_FORMATS", "MAX_BATCH_SIZE", "BackboneReference", "Service"]

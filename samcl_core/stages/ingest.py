@@ -9,22 +9,17 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from samcl_core.config import Params
-from samcl_core.domains.drops import card_of, named_images
-from samcl_core.domains.formats import Format, SourcePair, detect_format, get_format, unwrap
+from samcl_core.config import Params, SourceParams
+from samcl_core.domains.annotations import MaskFiles, codes_of
+from samcl_core.domains.drops import card_of
+from samcl_core.domains.formats import Format, ReadOptions, SourceImage, detect_format, get_format, unwrap
 from samcl_core.domains.layout import POINTS_FILE, SPLITS
 from samcl_core.domains.manifest import Record, write_manifest
 from samcl_core.domains.points import write_object
-from samcl_core.domains.validation import (
-    Checked,
-    Planned,
-    assign_splits,
-    check_pair,
-    plan_names,
-    quarantine,
-    write_pair,
-)
+from samcl_core.domains.splits import SplitItem, assign_splits, cap_samples, groups_of, listed_names
+from samcl_core.domains.validation import Checked, check_source
 from samcl_core.domains.workers import map_files
+from samcl_core.domains.writing import Planned, plan_names, quarantine, write_image
 from samcl_core.errors import DataError, LayoutError
 from samcl_core.files import staged_folder
 from samcl_core.progress import Progress, silent
@@ -41,83 +36,140 @@ class Survey:
 
     Attributes:
         format: name of its layout.
-        good: pairs that can be used, each with its split.
-        bad: pairs that cannot, each with the reason.
+        options: what its ``domain.yaml`` and ``params.yaml`` say about it.
+        good: samples that can be used, each with its split.
+        bad: samples that cannot, each with the reason.
+        num_left_out: images and samples that the options leave out.
     """
 
     format: str
+    options: SourceParams
     good: tuple[Checked, ...]
     bad: tuple[Checked, ...]
+    num_left_out: int = 0
 
     @property
     def reasons(self) -> dict[str, str]:
-        """Path to what is wrong, of the bad pairs by name."""
-        return {pair.key: pair.reason for pair in sorted(self.bad, key=lambda pair: pair.key)}
+        """Path to what is wrong, of the bad samples by name."""
+        return {sample.key: sample.reason for sample in sorted(self.bad, key=lambda sample: sample.key)}
 
 
 def run(root: Path, params: Params, domain: str, progress: Progress = silent) -> dict[str, Any]:
     """Write images, annotations and ``manifest.parquet`` of ``domain`` from ``data/raw/<domain>``.
 
-    Pairs that cannot be used are quarantined: they are rows of the manifest, with the reason, and nothing else.
+    Samples that cannot be used are quarantined: they are rows of the manifest, with the reason, and nothing else.
 
     Returns:
-        Counts: ``num_train``, ``num_test``, ``num_quarantined``, ``reasons`` of the quarantine, ``num_shared_images``
-        (the same bytes in train and test), the ``format`` found.
+        Counts: ``num_train``, ``num_val``, ``num_test``, ``num_quarantined``, ``reasons`` of the quarantine,
+        ``num_left_out`` by options, ``num_shared_images`` (the same bytes in train and test), the ``format`` found.
 
     Raises:
         LayoutError: nothing arrived, or not in a known layout.
-        DataError: too large a share of the pairs is bad, or a split has no good pair. Nothing was written.
+        DataError: too large a share of the samples is bad, or a split has no good one. Nothing was written.
     """
     places = Places(root)
     raw = places.raw(domain)
     declared = params.domains[domain]
-    found = survey(raw, params, declared.format, progress)
+    found = survey(raw, params, declared.format, declared, progress)
     refuse_unusable(found, domain, declared.role, params.ingest.max_bad_frac)
     threshold = params.ingest.mask_threshold or 128
-    records = _write(places.domain(domain), raw, plan_names(found.good), found.bad, threshold, progress)
+    records = _write(places.domain(domain), raw, found, threshold, progress)
     return {
         "domain": domain,
         "format": found.format,
         **{f"num_{split}": sum(record.split == split for record in records) for split in SPLITS},
         "num_quarantined": len(found.bad),
         "reasons": found.reasons,
+        "num_left_out": found.num_left_out,
         "num_shared_images": _num_shared(records),
     }
 
 
-def survey(raw: Path, params: Params, format: str = "auto", progress: Progress = silent) -> Survey:
-    """Look at every file of a source; nothing is written. A ``domain.yaml`` in it may say what the test split is.
+def survey(
+    raw: Path,
+    params: Params,
+    format: str = "auto",
+    declared: SourceParams | None = None,
+    progress: Progress = silent,
+) -> Survey:
+    """Look at every file of a source; nothing is written.
+
+    Args:
+        raw: the folder of the source; a ``domain.yaml`` in it may say what its files do not.
+        params: the workspace's settings.
+        format: name of the layout, or ``auto``.
+        declared: options that come before those of ``domain.yaml``.
+        progress: called after each image.
 
     Raises:
         LayoutError: nothing arrived, or not in a known layout.
         ConfigError: ``domain.yaml`` is wrong.
-        DataError: its ``test`` names what is not there.
+        DataError: an annotation file cannot be understood, or an option names what is not there.
     """
     threshold = params.ingest.mask_threshold or 128
-    test = card_of(raw).test if raw.is_dir() else None
-    source_format, pairs = _scan(raw, format)
-    checked = map_files(lambda pair: check_pair(pair, raw, threshold), pairs, progress, "checking images")
-    good = [pair for pair in checked if not pair.reason]
-    if isinstance(test, list):
-        chosen = named_images([pair.key for pair in checked], test)
-        good = [replace(pair, split="test" if pair.key in chosen else "train") for pair in good]
-    share = test if isinstance(test, float) else params.ingest.test_frac
-    good = assign_splits(good, share, params.seed)
-    return Survey(source_format.name, tuple(good), tuple(pair for pair in checked if pair.reason))
+    options = (declared or SourceParams()).over(card_of(raw) if raw.is_dir() else SourceParams())
+    source_format, images = _scan(raw, format, options)
+    looked = map_files(lambda image: check_source(image, raw, options, threshold), images, progress, "checking images")
+    checked = [sample for samples in looked for sample in samples]
+    _refuse_unknown_classes(checked, images, options)
+    good = [sample for sample in checked if not sample.reason]
+    splits = _splits(good, checked, options, params, unwrap(raw))
+    kept = _capped([replace(sample, split=splits[sample.key]) for sample in good], options.max_samples, params.seed)
+    num_left_out = sum(not samples for samples in looked) + len(good) - len(kept)
+    bad = tuple(sample for sample in checked if sample.reason)
+    return Survey(source_format.name, options, tuple(kept), bad, num_left_out)
+
+
+def _splits(
+    good: Sequence[Checked], checked: Sequence[Checked], options: SourceParams, params: Params, source: Path
+) -> dict[str, str]:
+    """The split of each good image, by key."""
+    groups = groups_of([sample.key for sample in good], options, source)
+    items = {
+        sample.key: SplitItem(sample.key, sample.split, groups.get(sample.key, sample.source.group)) for sample in good
+    }
+    wanted: dict[str, float | list[str]] = {}
+    for split, default in (("test", params.ingest.test_frac), ("val", params.ingest.val_frac)):
+        said = getattr(options, split)
+        wanted[split] = listed_names(said, source) if isinstance(said, tuple) else said or default
+    return assign_splits(
+        list(items.values()),
+        test=wanted["test"],
+        val=wanted["val"],
+        seed=params.seed,
+        others=[sample.key for sample in checked if sample.reason],
+    )
+
+
+def _capped(good: Sequence[Checked], limit: int | None, seed: int) -> list[Checked]:
+    kept: list[Checked] = []
+    for split in SPLITS:
+        members = {f"{sample.key}:{sample.part}": sample for sample in good if sample.split == split}
+        kept += [members[name] for name in cap_samples(sorted(members), limit, seed)]
+    return kept
+
+
+def _refuse_unknown_classes(checked: Sequence[Checked], images: Sequence[SourceImage], options: SourceParams) -> None:
+    if options.classes is None or checked:
+        return
+    raise DataError(
+        f"none of {len(images)} images has an object of the classes {list(options.classes)}",
+        hint="correct `classes`; `samcl ingest PATH --dry-run` without it lists what there is",
+    )
 
 
 def refuse_unusable(found: Survey, domain: str, role: str, max_bad_frac: float) -> None:
     """Nothing, when a domain can be made of it.
 
     Raises:
-        DataError: too large a share of the pairs is bad, or a split has no good pair.
+        DataError: too large a share of the samples is bad, or a split has no good sample.
     """
     _refuse_bad_share(domain, found.bad, len(found.good) + len(found.bad), max_bad_frac)
     _refuse_empty_split(domain, found.good, is_test_only_allowed=role == "unseen")
 
 
-def _scan(raw: Path, name: str) -> tuple[Format, list[SourcePair]]:
-    """The format of a source and all its pairs, sorted.
+def _scan(raw: Path, name: str, options: SourceParams) -> tuple[Format, list[SourceImage]]:
+    """The format of a source and all its images, sorted.
 
     Raises:
         LayoutError: there is nothing, or nothing that fits.
@@ -126,10 +178,10 @@ def _scan(raw: Path, name: str) -> tuple[Format, list[SourcePair]]:
         raise LayoutError(f"{raw} is missing", hint=f"dvc checkout data/raw/{raw.name}, or samcl ingest PATH")
     source = unwrap(raw)
     source_format = detect_format(source) if name == "auto" else get_format(name)
-    pairs = source_format.scan(source)
-    if not pairs:
+    images = source_format.scan(source, ReadOptions(codes_of(options.codes)))
+    if not images:
         raise LayoutError(f"{raw}: the folders of the format {source_format.name!r} hold no image")
-    return source_format, pairs
+    return source_format, sorted(images, key=lambda image: image.path)
 
 
 def _refuse_bad_share(domain: str, bad: Sequence[Checked], total: int, max_bad_frac: float) -> None:
@@ -146,7 +198,7 @@ def _refuse_bad_share(domain: str, bad: Sequence[Checked], total: int, max_bad_f
 
 def _refuse_empty_split(domain: str, good: Sequence[Checked], *, is_test_only_allowed: bool) -> None:
     counts = Counter(pair.split for pair in good)
-    empty = [split for split in SPLITS if not counts[split]]
+    empty = [split for split in ("train", "test") if not counts[split]]
     if not empty or (is_test_only_allowed and empty == ["train"]):
         return
     raise DataError(
@@ -156,30 +208,43 @@ def _refuse_empty_split(domain: str, good: Sequence[Checked], *, is_test_only_al
     )
 
 
-def _write(
-    target: Path, raw: Path, planned: Sequence[Planned], bad: Sequence[Checked], threshold: int, progress: Progress
-) -> list[Record]:
-    """All files of the domain; the manifest is removed first and written last. Returns the rows of the good pairs."""
+def _write(target: Path, raw: Path, found: Survey, threshold: int, progress: Progress) -> list[Record]:
+    """All files of the domain; the manifest is removed first and written last. Returns the rows of the good samples."""
     manifest = target / "manifest.parquet"
     manifest.unlink(missing_ok=True)
+    planned = plan_names(found.good)
     with contextlib.ExitStack() as stack:
         masks = stack.enter_context(staged_folder(target / "annotations"))
-        images = {split: stack.enter_context(staged_folder(target / split / "images")) for split in SPLITS}
+        folders = {}
         for split in SPLITS:
+            images = stack.enter_context(staged_folder(target / split / "images"))
             (masks / split).mkdir()
-            points = {p.mask_name: p.checked.pair.points for p in planned if p.split == split and _has_points(p)}
+            folders[split] = {"images": images, "masks": masks / split}
+            points = {p.mask_name: p.checked.source.points for p in planned if p.split == split and _has_points(p)}
             if points:
                 write_object(masks / split / POINTS_FILE, points)
-        records = map_files(
-            lambda p: write_pair(p, images[p.split], masks / p.split, raw, threshold), planned, progress, "writing"
+        by_image: dict[str, list[Planned]] = {}
+        for sample in planned:
+            by_image.setdefault(sample.checked.key, []).append(sample)
+        written = map_files(
+            lambda samples: write_image(samples, folders[samples[0].split], raw, found.options, threshold),
+            list(by_image.values()),
+            progress,
+            "writing",
         )
-    write_manifest(manifest, [*records, *(quarantine(pair, raw) for pair in bad)])
+    records = [record for some in written for record in some]
+    write_manifest(manifest, [*records, *(quarantine(sample, raw) for sample in found.bad)])
     return records
 
 
 def _has_points(planned: Planned) -> bool:
-    """Points of an image that was turned say nothing: tools differ in whether they turn it. They are drawn anew."""
-    return planned.checked.pair.points is not None and planned.checked.orientation == 1
+    """Points of an image that was turned say nothing: tools differ in whether they turn it. They are drawn anew.
+
+    Neither do points of all objects, where only some of them or one of them is the sample.
+    """
+    source = planned.checked.source
+    is_whole = isinstance(source.annotation, MaskFiles) and len(source.annotation.paths) == 1
+    return source.points is not None and is_whole and planned.checked.orientation == 1
 
 
 def _num_shared(records: Sequence[Record]) -> int:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from samcl_core.domains.formats.base import (
     CARD,
     Format,
-    SourcePair,
+    ReadOptions,
+    SourceImage,
     detect_format,
     format_names,
     get_format,
@@ -19,8 +20,9 @@ __all__ = [
     "CARD",
     "FoldersFormat",
     "Format",
+    "ReadOptions",
     "SamclFormat",
-    "SourcePair",
+    "SourceImage",
     "detect_format",
     "format_names",
     "get_format",
@@ -28,5 +30,6 @@ __all__ = [
     "unwrap",
 ]
 
+# Tried in this order: what is recognized by a file or folder of its own comes before what any folder could be.
 register_format(SamclFormat())
 register_format(FoldersFormat())

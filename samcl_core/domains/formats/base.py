@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
+from samcl_core.domains.annotations import Annotation, Code, MaskFiles
 from samcl_core.domains.images import IMAGE_SUFFIXES
 from samcl_core.domains.points import read_object
 from samcl_core.errors import LayoutError, UsageError
@@ -15,7 +16,8 @@ from samcl_core.errors import LayoutError, UsageError
 __all__ = [
     "CARD",
     "Format",
-    "SourcePair",
+    "ReadOptions",
+    "SourceImage",
     "bare_stem",
     "detect_format",
     "format_names",
@@ -47,20 +49,44 @@ _SPLIT_NAMES = {
 
 
 @dataclass(frozen=True)
-class SourcePair:
-    """One image and its mask in a source.
+class SourceImage:
+    """One image of a source and what is annotated on it.
 
     Attributes:
         image: the image file, ``None`` for a mask without an image.
-        mask: the mask file, ``None`` for an image without a mask.
-        split: ``train``, ``test`` or ``None`` where the source does not say.
+        annotation: what is drawn on it, ``None`` for an image without any: a partner that is missing.
+        split: ``train``, ``val``, ``test`` or ``None`` where the source does not say.
         points: the source's own entry for this mask (``[[[x, y], ...], [label, ...]]``, 1024 frame), unchecked.
+        group: images of one group (patient, scene, video) never stand in two splits; empty where the source does not
+            say.
+        is_negative: the source says that there is no object in this image (``good`` of MVTec AD).
     """
 
     image: Path | None
-    mask: Path | None
+    annotation: Annotation | None
     split: str | None = None
     points: Any = None
+    group: str = ""
+    is_negative: bool = False
+
+    @property
+    def path(self) -> Path:
+        """The image, or what annotates it where there is no image: names this entry in messages."""
+        if self.image is not None:
+            return self.image
+        assert self.annotation is not None
+        return self.annotation.files[0]
+
+
+@dataclass(frozen=True)
+class ReadOptions:
+    """What a user says about a source that its files do not.
+
+    Attributes:
+        codes: code in coded mask files (value, or red, green, blue) to class.
+    """
+
+    codes: Mapping[Code, str] = field(default_factory=dict)
 
 
 class Format(Protocol):
@@ -69,17 +95,26 @@ class Format(Protocol):
     Attributes:
         name: what ``domains.<D>.format`` calls it.
         summary: one line for error messages: what it expects to find.
+        described_at: where the layout is described: an address or a paper.
     """
 
     name: str
     summary: str
+    described_at: str
 
     def matches(self, root: Path) -> bool:
         """Does this folder look like the format? Cheap; reads names, not files."""
         ...
 
-    def scan(self, root: Path) -> list[SourcePair]:
-        """Every image and every mask below ``root``, sorted by path; partners that are missing are ``None``."""
+    def scan(self, root: Path, options: ReadOptions) -> list[SourceImage]:
+        """Every image and every annotation below ``root``, sorted by path; partners that are missing are ``None``.
+
+        Annotation files (JSON, XML, text) are read; images and mask files are not opened.
+
+        Raises:
+            LayoutError: the folders are not laid out so.
+            DataError: an annotation file cannot be understood; the message names it.
+        """
         ...
 
 
@@ -153,12 +188,12 @@ def image_files(folder: Path) -> list[Path]:
 def split_of(folder_name: str, siblings: Sequence[str]) -> str | None:
     """The split a folder's name stands for; ``None`` when it is not a split.
 
-    A validation folder is the test split of a source without a test folder, and training data otherwise.
+    A validation folder is the test split of a source without a test folder.
     """
     split = _SPLIT_NAMES.get(folder_name.lower())
     if split == "val":
         has_test = any(_SPLIT_NAMES.get(name.lower()) == "test" for name in siblings)
-        return "train" if has_test else "test"
+        return "val" if has_test else "test"
     return split
 
 
@@ -184,7 +219,7 @@ _PAIRINGS = ((_same, _same), (_stem, _stem), (_stem, bare_stem), (_bare_image_st
 
 def pair_files(
     images: Sequence[Path], masks: Sequence[Path], split: str | None, points: dict[str, Any] | None = None
-) -> list[SourcePair]:
+) -> list[SourceImage]:
     """Pair files by name: the same name, else the same stem, else the stem without ``_mask``, ``img_`` and the like.
 
     Every file is in exactly one pair. ``points`` are entries by mask file name.
@@ -199,10 +234,10 @@ def pair_files(
                 chosen[image] = free.pop(name)
     entries = points or {}
     pairs = [
-        SourcePair(image, mask, split, entries.get(mask.name) if mask else None)
+        SourceImage(image, MaskFiles((mask,)) if mask else None, split, entries.get(mask.name) if mask else None)
         for image, mask in ((image, chosen.get(image)) for image in images)
     ]
-    return pairs + [SourcePair(None, mask, split) for mask in free.values()]
+    return pairs + [SourceImage(None, MaskFiles((mask,)), split) for mask in free.values()]
 
 
 def source_points(masks: Path) -> dict[str, Any]:

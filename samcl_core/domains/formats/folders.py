@@ -4,7 +4,15 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from samcl_core.domains.formats.base import SourcePair, bare_stem, image_files, pair_files, source_points, split_of
+from samcl_core.domains.formats.base import (
+    ReadOptions,
+    SourceImage,
+    bare_stem,
+    image_files,
+    pair_files,
+    source_points,
+    split_of,
+)
 from samcl_core.errors import LayoutError
 
 __all__ = ["FoldersFormat"]
@@ -35,20 +43,21 @@ class FoldersFormat:
     """
 
     name = "folders"
+    described_at = "docs/formats.md"
     summary = "images/ and masks/ (also per train/test), or x.jpg with x_mask.png in one folder"
 
     def matches(self, root: Path) -> bool:
         """Is any of the arrangements there?"""
         return bool(_folder_pairs(root)) or any(_split_mixed(folder)[1] for _, folder in _places(root))
 
-    def scan(self, root: Path) -> list[SourcePair]:
+    def scan(self, root: Path, options: ReadOptions) -> list[SourceImage]:
         """Every image and mask.
 
         Raises:
             LayoutError: none of the arrangements is there.
             DataError: a ``points.json`` is not JSON.
         """
-        pairs: list[SourcePair] = []
+        pairs: list[SourceImage] = []
         for split, images, masks in _folder_pairs(root):
             pairs += pair_files(image_files(images), image_files(masks), split, source_points(masks))
         if not pairs:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from samcl_core.domains.formats.base import SourcePair, image_files, pair_files, source_points, split_of
+from samcl_core.domains.formats.base import ReadOptions, SourceImage, image_files, pair_files, source_points, split_of
 from samcl_core.domains.layout import SPLITS
 from samcl_core.errors import LayoutError
 
@@ -15,6 +15,7 @@ class SamclFormat:
     """The layout of the published scripts. Without a ``test`` folder, the test split is made from ``train``."""
 
     name = "samcl"
+    described_at = "the published SAMCL scripts read it"
     summary = "{train,test}/images and {train,test}/masks, optionally masks/points.json"
 
     def matches(self, root: Path) -> bool:
@@ -24,14 +25,14 @@ class SamclFormat:
             (root / name / "images").is_dir() and (root / name / "masks").is_dir() for name in splits
         )
 
-    def scan(self, root: Path) -> list[SourcePair]:
+    def scan(self, root: Path, options: ReadOptions) -> list[SourceImage]:
         """Every image and mask.
 
         Raises:
             LayoutError: neither split has its folders.
             DataError: a ``points.json`` is not JSON.
         """
-        pairs: list[SourcePair] = []
+        pairs: list[SourceImage] = []
         splits = [split for split in SPLITS if (root / split / "images").is_dir()]
         if not splits:
             raise LayoutError(f"{root}: expected {self.summary}", hint="set the domain's format to auto")

@@ -15,7 +15,8 @@ import pytest
 
 from samcl_core.config import Params, parse_params
 from samcl_core.domains.archives import Limits, archive_stem, is_archive, unpack
-from samcl_core.domains.drops import Card, Drop, Entry, Look, card_of, default_name, drops_in, named_images, next_look
+from samcl_core.domains.drops import Card, Drop, Entry, Look, card_of, default_name, drops_in, next_look
+from samcl_core.domains.splits import named_images
 from samcl_core.domains.synthetic import write_domain
 from samcl_core.errors import ConfigError, DataError, UnsafeFileError, UsageError
 from samcl_core.stages.ingest import survey
@@ -106,7 +107,7 @@ class TestCard:
         expected = Card(name="Kvasir", role="unseen", format="folders", label="Polyps", test=0.25, notes="two readers")
         assert card_of(self.write(tmp_path, text)) == expected
         assert card_of(self.write(tmp_path, "# nothing yet\n")) == card_of(tmp_path / "absent") == Card()
-        assert card_of(self.write(tmp_path, "test: x.jpg\n")).test == ["x.jpg"]
+        assert card_of(self.write(tmp_path, "test: x.jpg\n")).test == ("x.jpg",)
 
     def test_it_is_found_above_and_below_a_level_that_an_archive_added(self, tmp_path: Path) -> None:
         for number, level in enumerate(("", "Kvasir")):

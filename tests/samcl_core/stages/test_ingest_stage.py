@@ -67,9 +67,11 @@ def test_the_published_layout_is_kept_byte_for_byte(tmp_path: Path, raw: Path) -
         "domain": "D",
         "format": "samcl",
         "num_train": 3,
+        "num_val": 0,
         "num_test": 2,
         "num_quarantined": 0,
         "reasons": {},
+        "num_left_out": 0,
         "num_shared_images": 0,
     }
     target = tmp_path / "data" / "D"
@@ -244,7 +246,7 @@ def test_the_threshold_is_the_profiles(tmp_path: Path, raw: Path) -> None:
 
 
 def test_names_that_clash_or_sort_differently_are_made_distinct(tmp_path: Path, raw: Path) -> None:
-    for split in ("train", "val", "test"):
+    for split in ("train", "training", "test"):
         _write_flat(raw / split, 1)
     _, mask = _pair(0)
     for name in ("x.jpg", "x.b.jpg"):
@@ -253,7 +255,7 @@ def test_names_that_clash_or_sort_differently_are_made_distinct(tmp_path: Path, 
     ingest.run(tmp_path, _params(), "D")
     points.run(tmp_path, _params(), "D")
     rows = _rows(tmp_path)
-    assert {rows["train/images/00.png"]["image"], rows["val/images/00.png"]["image"]} == {
+    assert {rows["train/images/00.png"]["image"], rows["training/images/00.png"]["image"]} == {
         "train/images/00.png",
         "train/images/00_2.png",
     }

@@ -154,8 +154,8 @@ def test_a_mask_without_points_is_named(tmp_path: Path) -> None:
     (tmp_path / "data/D/train/masks/points.json").write_text("{}")
     with pytest.raises(LayoutError, match=r"has no points for shadow_0000\.png"):
         domain.samples("train")
-    with pytest.raises(ValueError, match="'val'"):
-        domain.samples("val")
+    with pytest.raises(ValueError, match="'dev'"):
+        domain.samples("dev")
 
 
 def test_annotations_must_be_the_manifests(tmp_path: Path) -> None:
