@@ -1,0 +1,189 @@
+"""What is measured of every picture, mask and prompt while it is in memory. Thresholds come later, in ``checks``."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from samcl_core.domains.points import FRAME_PX, parse_points
+from samcl_core.domains.similarity import fingerprint
+
+__all__ = ["ImageFacts", "MaskFacts", "PointFacts", "image_facts", "mask_facts", "point_facts"]
+
+_MIN_PART_FRAC = 0.1
+# A JPEG block is 8 pixels wide: ringing and blur around an edge reach as far, and no farther.
+_HALO_PX = 8
+_TOLERANCE = 1 / 8
+
+
+@dataclass(frozen=True)
+class ImageFacts:
+    """What is measured of a picture.
+
+    Attributes:
+        contrast: standard deviation of its grey values, of the channel with the largest one; 0 when constant.
+        hash: perceptual hash, 0 .. 2**64 - 1 (``similarity.fingerprint``).
+        thumbnail: its 32 x 32 grey values, row by row.
+    """
+
+    contrast: float
+    hash: int
+    thumbnail: bytes
+
+
+@dataclass(frozen=True)
+class MaskFacts:
+    """What is measured of a mask.
+
+    Attributes:
+        foreground_frac: share of foreground pixels, 0..1.
+        num_parts: connected parts (8 neighbours).
+        thickness_px: width of the thinnest part that matters, in pixels of a picture with the long side ``model_px``;
+            0 for an empty mask.
+        grey_frac: of a mask file, the share of what is not background that is neither black nor white and no edge.
+        max_grey: of a mask file, its largest grey value; -1 where the mask is from something else.
+    """
+
+    foreground_frac: float
+    num_parts: int
+    thickness_px: float
+    grey_frac: float = 0.0
+    max_grey: int = -1
+
+
+@dataclass(frozen=True)
+class PointFacts:
+    """What is measured of the prompt points that came with a mask.
+
+    Attributes:
+        problem: why the entry cannot be read; empty when it can.
+        misses_px: for each point how far it is from where its label says, in the 1024 frame: a foreground point from
+            the mask, a background point from the outside. 0 for a point that is right.
+    """
+
+    problem: str = ""
+    misses_px: tuple[float, ...] = ()
+
+
+def image_facts(image: NDArray[np.uint8]) -> ImageFacts:
+    """Measure a picture, (H, W, 3) uint8 RGB."""
+    _, deviation = cv2.meanStdDev(image)
+    number, thumbnail = fingerprint(image)
+    return ImageFacts(round(float(deviation.max()), 3), number, thumbnail.tobytes())
+
+
+def mask_facts(
+    mask: NDArray[np.bool_],
+    grey: NDArray[np.uint8] | None = None,
+    *,
+    model_px: int = 1024,
+    min_part_frac: float = _MIN_PART_FRAC,
+) -> MaskFacts:
+    """Measure a mask.
+
+    Args:
+        mask: (H, W) bool.
+        grey: (H, W) uint8, the values of the file it is from; ``None`` for polygons and the like.
+        model_px: long side of the picture that the model sees.
+        min_part_frac: parts with a smaller share of the foreground do not count for the thickness.
+    """
+    pixels = np.ascontiguousarray(mask).view(np.uint8)
+    count = cv2.countNonZero(pixels)
+    num_parts, thickness = _shape(pixels, count, model_px, min_part_frac) if count else (0, 0.0)
+    return MaskFacts(
+        foreground_frac=count / pixels.size,
+        num_parts=num_parts,
+        thickness_px=round(thickness, 2),
+        grey_frac=0.0 if grey is None else round(_grey_frac(grey, pixels, count), 4),
+        max_grey=-1 if grey is None else int(grey.max(initial=0)),
+    )
+
+
+def point_facts(mask: NDArray[np.bool_], entry: Any) -> PointFacts:
+    """Measure a source's own points for a mask.
+
+    Args:
+        mask: (H, W) bool.
+        entry: ``[[[x, y], ...], [label, ...]]`` in the 1024 frame, as it stands in ``points.json``; unchecked.
+    """
+    try:
+        points, labels = parse_points(entry)
+    except ValueError as exc:
+        return PointFacts(problem=str(exc))
+    return PointFacts(misses_px=tuple(_miss(mask, *point, label) for point, label in zip(points, labels, strict=True)))
+
+
+def _miss(mask: NDArray[np.bool_], x: float, y: float, label: int) -> float:
+    """Distance in the 1024 frame from (x, y) to the nearest pixel that is what the label says; 0 there."""
+    height, width = mask.shape
+    if bool(mask[int(y * height / FRAME_PX), int(x * width / FRAME_PX)]) == bool(label):
+        return 0.0
+    rows, columns = np.nonzero(mask if label else ~mask)
+    if not len(rows):
+        return float(FRAME_PX)
+    across, down = (columns + 0.5) * (FRAME_PX / width) - x, (rows + 0.5) * (FRAME_PX / height) - y
+    return round(float(np.sqrt((across**2 + down**2).min())), 1)
+
+
+def _shape(pixels: NDArray[np.uint8], count: int, model_px: int, min_part_frac: float) -> tuple[int, float]:
+    """Number of parts, and the width of the thinnest that matters at ``model_px``."""
+    long_side = max(pixels.shape)
+    left, top, width, height = cv2.boundingRect(pixels)
+    cut = pixels[top : top + height, left : left + width]
+    scale = min(1.0, model_px / long_side)
+    cover = None
+    if scale < 1:
+        size = (max(1, round(width * scale)), max(1, round(height * scale)))
+        # A line thinner than a pixel stays in one piece here; how much of each pixel it covers says how thin it is.
+        cover = cv2.resize(cut * np.uint8(255), size, interpolation=cv2.INTER_AREA)
+        cut = np.asarray(cover > 0).view(np.uint8)
+        count = cv2.countNonZero(cut)
+    num_labels, found, stats, _ = cv2.connectedComponentsWithStats(cut, connectivity=8)
+    labels = np.asarray(found, dtype=np.int32)
+    areas = stats[:, cv2.CC_STAT_AREA].astype(np.float64)
+    widths = _widths(cut, labels, areas, count * min_part_frac)
+    if cover is not None:
+        covered = np.bincount(labels.ravel(), weights=cover.ravel(), minlength=num_labels) / 255
+        widths = {part: value * float(covered[part] / areas[part]) for part, value in widths.items()}
+    return num_labels - 1, min(widths.values()) * model_px / max(long_side * scale, 1.0)
+
+
+def _widths(
+    cut: NDArray[np.uint8], labels: NDArray[np.int32], areas: NDArray[np.float64], min_area: float
+) -> dict[int, float]:
+    """Label to width of every part of at least ``min_area`` pixels; of the largest in any case.
+
+    The width is that of the rectangle with the same area A and outline P: the smaller root of
+    w**2 - P/2 w + A = 0. It is exact for lines of any direction, and a square's side for compact parts.
+    """
+    outlines: dict[int, float] = {}
+    # The border belongs to the outline: without it, contours of parts that touch it are still closed.
+    for contour in cv2.findContours(cut, cv2.RETR_LIST, cv2.CHAIN_APPROX_NONE)[0]:
+        column, row = contour[0, 0]
+        part = int(labels[row, column])
+        outlines[part] = outlines.get(part, 4.0) + cv2.arcLength(contour, closed=True)
+    least = min(min_area, float(areas[1:].max()))
+    return {part: _width(float(areas[part]), outline) for part, outline in outlines.items() if areas[part] >= least}
+
+
+def _width(area: float, outline: float) -> float:
+    return (outline - math.sqrt(max(0.0, outline**2 - 16 * area))) / 4
+
+
+def _grey_frac(grey: NDArray[np.uint8], pixels: NDArray[np.uint8], count: int) -> float:
+    """Share of in-between values among what is not background, away from the edges of the mask."""
+    low, high, _, _ = cv2.minMaxLoc(grey)
+    slack = (high - low) * _TOLERANCE
+    between = cv2.inRange(grey, int(low + slack) + 1, int(high - slack))
+    if not cv2.countNonZero(between):
+        return 0.0
+    side = 2 * _HALO_PX + 1
+    edges = cv2.morphologyEx(pixels, cv2.MORPH_GRADIENT, np.ones((side, side), np.uint8))
+    between[edges > 0] = 0
+    found = cv2.countNonZero(between)
+    return found / (found + count)

@@ -1,0 +1,132 @@
+"""Pictures that show the same: a perceptual hash finds candidates, a comparison of thumbnails confirms them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from functools import cache
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = ["HASH_BITS", "THUMBNAIL_PX", "clusters_of", "fingerprint", "near_duplicates"]
+
+THUMBNAIL_PX = 32
+"""Side of the grey thumbnail: (32, 32) uint8."""
+
+HASH_BITS = 64
+
+_FREQUENCIES = 8
+_ROWS, _COLUMNS = 2048, 8192
+_PAIRS = 16384
+# Half a grey level a pixel: less is rounding, and says nothing about the picture.
+_MIN_DETAIL = 0.5 * THUMBNAIL_PX
+_NUM_LARGE = 4
+
+
+def fingerprint(image: NDArray[np.uint8]) -> tuple[int, NDArray[np.uint8]]:
+    """The perceptual hash of a picture, and the thumbnail it was computed from.
+
+    The hash says of the 64 lowest frequencies (8 x 8, without the mean) of the 32 x 32 grey thumbnail's cosine
+    transform which are above their median (Zauner, "Implementation and benchmarking of perceptual image hash
+    functions", 2010, section 3.2.1). It changes little when a picture is encoded again, scaled or made brighter.
+
+    Args:
+        image: (H, W, 3) uint8 RGB.
+
+    Returns:
+        The hash, 0 .. 2**64 - 1, and the (32, 32) uint8 thumbnail.
+    """
+    small = cv2.resize(image, (THUMBNAIL_PX, THUMBNAIL_PX), interpolation=cv2.INTER_AREA)
+    thumbnail = np.asarray(cv2.cvtColor(small, cv2.COLOR_RGB2GRAY), dtype=np.uint8)
+    low = cv2.dct(thumbnail.astype(np.float32))[: _FREQUENCIES + 1, : _FREQUENCIES + 1]
+    waves = low[1:, 1:].ravel()
+    bits = np.packbits(waves > np.median(waves))
+    return int.from_bytes(bits.tobytes(), "big"), thumbnail
+
+
+def near_duplicates(
+    hashes: Sequence[int],
+    thumbnails: bytes,
+    *,
+    max_distance: int = 8,
+    min_correlation: float = 0.95,
+) -> list[tuple[int, int]]:
+    """Pairs of pictures that show the same, whatever their size, encoding and brightness.
+
+    All pairs of hashes are compared, as products of +1/-1 vectors in blocks: 10,000 pictures take well under a second
+    and memory does not grow with the number of pairs. Candidates count when their thumbnails agree in the details, too:
+    pictures of one series share their large shapes (the rail, the vignette), but not their details.
+
+    Args:
+        hashes: n numbers of ``fingerprint``.
+        thumbnails: their (32, 32) uint8 thumbnails, one after the other.
+        max_distance: candidates differ in at most so many bits.
+        min_correlation: of the details of two thumbnails, -1..1; from here on they show the same.
+
+    Returns:
+        Pairs ``(i, j)`` with ``i < j``, sorted.
+    """
+    if len(hashes) < 2:
+        return []
+    stack = np.frombuffer(thumbnails, dtype=np.uint8).reshape(len(hashes), THUMBNAIL_PX, THUMBNAIL_PX)
+    found: list[tuple[int, int]] = []
+    for pairs in _candidates(hashes, max_distance):
+        for start in range(0, len(pairs), _PAIRS):
+            part = pairs[start : start + _PAIRS]
+            chosen = part[_agree(stack[part[:, 0]], stack[part[:, 1]], min_correlation)]
+            found += [(int(first), int(second)) for first, second in chosen]
+    return sorted(found)
+
+
+def clusters_of(pairs: Sequence[tuple[int, int]]) -> list[tuple[int, ...]]:
+    """Connected groups of the pairs, each sorted, in the order of their first members."""
+    leader: dict[int, int] = {}
+
+    def lead(index: int) -> int:
+        while (above := leader.setdefault(index, index)) != index:
+            leader[index] = leader[above]
+            index = above
+        return index
+
+    for first, second in pairs:
+        low, high = sorted((lead(first), lead(second)))
+        leader[high] = low
+    groups: dict[int, list[int]] = {}
+    for index in sorted(leader):
+        groups.setdefault(lead(index), []).append(index)
+    return [tuple(group) for group in groups.values()]
+
+
+def _candidates(hashes: Sequence[int], max_distance: int) -> Iterator[NDArray[np.int64]]:
+    """Blocks of pairs (k, 2), i < j, whose hashes differ in at most ``max_distance`` bits."""
+    octets = np.array(hashes, dtype=np.uint64).astype(">u8").view(np.uint8).reshape(-1, HASH_BITS // 8)
+    signs = np.unpackbits(octets, axis=1).astype(np.float32) * 2 - 1
+    limit = HASH_BITS - 2 * max_distance
+    for top in range(0, len(signs), _ROWS):
+        rows = signs[top : top + _ROWS]
+        for left in range(top, len(signs), _COLUMNS):
+            near = np.argwhere(rows @ signs[left : left + _COLUMNS].T >= limit) + np.array([top, left])
+            yield near[near[:, 0] < near[:, 1]]
+
+
+def _agree(first: NDArray[np.uint8], second: NDArray[np.uint8], min_correlation: float) -> NDArray[np.bool_]:
+    """Whether the details of (k, 32, 32) thumbnails correlate, (k,) bool."""
+    a, b = _details(first), _details(second)
+    return np.asarray(np.einsum("ij,ij->i", a, b) >= min_correlation)
+
+
+def _details(thumbnails: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """(k, 1024) float32 of length 1: what is left of a thumbnail without its large shapes; shorter where little is."""
+    pixels = thumbnails.astype(np.float32)
+    large = _large_shapes()
+    details = (pixels - large @ pixels @ large).reshape(len(pixels), -1)
+    length = np.linalg.norm(details, axis=1, keepdims=True)
+    return np.asarray(details / np.maximum(length, _MIN_DETAIL), dtype=np.float32)
+
+
+@cache
+def _large_shapes() -> NDArray[np.float32]:
+    """The (32, 32) projection onto the lowest frequencies of one side."""
+    waves = cv2.dct(np.eye(THUMBNAIL_PX, dtype=np.float32), flags=cv2.DCT_ROWS)[:, :_NUM_LARGE]
+    return np.asarray(waves @ waves.T, dtype=np.float32)
