@@ -12,7 +12,7 @@ from samcl_core.adapters import build_adapter
 from samcl_core.backbones import tiny_backbone
 from samcl_core.bank import Module
 from samcl_core.config import Params, load_params
-from samcl_core.evaluation.pictures import write_png
+from samcl_core.drawing import write_png
 from samcl_core.evaluation.rmatrix import write_r_matrix
 from samcl_core.files import write_json
 from samcl_core.stages import report

@@ -175,7 +175,7 @@ def _choose_bank(
 def _write(mask_path: Path, overlay_path: Path, picture: Any, mask: Any, points: list[Point]) -> None:
     import numpy as np
 
-    from samcl_core.evaluation.pictures import overlay, write_png
+    from samcl_core.drawing import overlay, write_png
 
     write_png(mask_path, mask.astype(np.uint8) * 255)
     drawn = overlay(picture, mask, None, [(x, y) for x, y, _ in points], [label for *_, label in points])

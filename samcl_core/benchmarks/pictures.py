@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 
 from samcl_core.benchmarks.summary import cell_numbers, curve, mean_frame, stat_of
 from samcl_core.domains.synthetic import draw
-from samcl_core.evaluation.pictures import overlay, r_matrix_heatmap
+from samcl_core.drawing import overlay
+from samcl_core.evaluation.pictures import r_matrix_heatmap
 from samcl_core.files import write_atomic
 
 if TYPE_CHECKING:

@@ -10,10 +10,7 @@ from typing import TYPE_CHECKING, Any
 from samcl_core.evaluation.pictures import (
     SheetRow,
     comparison_sheet,
-    overlay,
     r_matrix_heatmap,
-    to_pixels,
-    write_png,
 )
 from samcl_core.evaluation.rmatrix import (
     SCORES,
@@ -73,7 +70,6 @@ __all__ = [
     "mask_metrics",
     "merge_steps",
     "natural_retention",
-    "overlay",
     "pivot",
     "r_matrix_csv",
     "r_matrix_heatmap",
@@ -90,10 +86,8 @@ __all__ = [
     "selector_accuracies",
     "selector_accuracy",
     "summarize",
-    "to_pixels",
     "unseen_gain",
     "validate_r_matrix",
-    "write_png",
     "write_r_matrix",
     "zero_shot_mean",
 ]

@@ -8,7 +8,8 @@ from pathlib import Path
 import numpy as np
 
 from samcl_core.domains import Sample, load_image, load_mask
-from samcl_core.evaluation import SheetRow, comparison_sheet, to_pixels, write_png
+from samcl_core.drawing import to_pixels, write_png
+from samcl_core.evaluation import SheetRow, comparison_sheet
 from samcl_core.inference import Prediction, Prompt, Segmenter
 
 __all__ = ["draw_gallery"]

@@ -14,9 +14,9 @@ import pytest
 
 REPOSITORY = Path(__file__).parents[2]
 LAYERS = (
-    {"errors", "progress"},
-    {"files", "tensors"},
-    {"config"},
+    {"errors", "progress", "quality"},
+    {"files", "masks", "tensors"},
+    {"config", "drawing"},
     {"backbones", "domains", "evaluation"},
     {"adapters", "selectors", "bank"},
     {"training", "inference"},
@@ -33,6 +33,8 @@ TORCH_FREE = (
     "samcl_core.files",
     "samcl_core.config",
     "samcl_core.progress",
+    "samcl_core.drawing",
+    "samcl_core.quality",
     "samcl_core.domains",
     "samcl_core.evaluation",
     "samcl_core.evaluation.rmatrix",

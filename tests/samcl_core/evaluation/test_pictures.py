@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from pathlib import Path
 from typing import Any
 
@@ -12,14 +11,7 @@ import pytest
 from PIL import Image
 
 from samcl_core.errors import DataError
-from samcl_core.evaluation.pictures import (
-    SheetRow,
-    comparison_sheet,
-    overlay,
-    r_matrix_heatmap,
-    to_pixels,
-    write_png,
-)
+from samcl_core.evaluation.pictures import SheetRow, comparison_sheet, r_matrix_heatmap
 from samcl_core.evaluation.rmatrix import COLUMNS
 
 HEIGHT, WIDTH = 90, 120
@@ -47,72 +39,6 @@ def size_of(path: Path) -> tuple[int, int]:
     with Image.open(path) as image:
         image.load()
         return image.size
-
-
-def test_points_of_the_frame_as_pixels() -> None:
-    assert to_pixels([(0, 0), (512, 1023)], 640, 480).tolist() == [[0, 0], [320, 480 * 1023 / 1024]]
-    assert to_pixels((), 640, 480).shape == (0, 2)
-
-
-def test_overlay_tints_the_mask_and_leaves_the_rest() -> None:
-    drawn = overlay(GREY, MASK, TRUTH)
-    assert drawn.shape == GREY.shape and drawn.dtype == np.uint8 and (GREY == 128).all()
-    red, green, _ = drawn[45, 50].tolist()
-    assert red > 150 > green, "inside the mask: red tint"
-    assert drawn[45, 80].tolist() == [128, 128, 128], "inside the truth alone: no tint"
-    assert drawn[45, 86, 1] > drawn[45, 86, 0], "edge of the truth: green"
-    assert (drawn[:5] == 128).all() and (drawn[:, 110:] == 128).all()
-
-
-def test_overlay_of_the_truth_alone_is_green() -> None:
-    red, green, _ = overlay(GREY, None, TRUTH)[45, 62].tolist()
-    assert green > 128 > red
-
-
-def test_overlay_without_anything_is_the_image() -> None:
-    assert np.array_equal(overlay(GREY, None), GREY)
-    assert np.array_equal(overlay(GREY, np.zeros_like(MASK), np.zeros_like(MASK)), GREY)
-
-
-def test_points_are_drawn_by_label() -> None:
-    drawn = overlay(GREY, None, None, [(20.7, 20.2), (60, 60), (100, 80)], [1, 0, -1])
-    blue, orange = drawn[18, 22], drawn[58, 62]
-    assert blue[2] > blue[0] and orange[0] > orange[2]
-    assert (drawn[70:, 90:] == 128).all(), "padding points are not drawn"
-    assert np.array_equal(overlay(GREY, None, None, [(20, 20)]), overlay(GREY, None, None, [(20, 20)], [1]))
-
-
-def test_points_at_and_beyond_the_border_do_no_harm() -> None:
-    assert overlay(GREY, MASK, TRUTH, [(0, 0), (WIDTH, HEIGHT), (-5, 2000)]).shape == GREY.shape
-
-
-def test_overlay_names_what_does_not_fit() -> None:
-    with pytest.raises(ValueError, match=r"mask is \(90, 119\), expected the image's \(90, 120\)"):
-        overlay(GREY, MASK[:, 1:])
-    with pytest.raises(ValueError, match=r"truth is \(89, 120\)"):
-        overlay(GREY, MASK, TRUTH[1:])
-    with pytest.raises(ValueError, match="1 points have 2 labels"):
-        overlay(GREY, MASK, None, [(1, 1)], [1, 0])
-
-
-@pytest.mark.parametrize("size", [1, 8, 64])
-def test_tiny_images_can_be_drawn(size: int) -> None:
-    image = np.zeros((size, size, 3), np.uint8)
-    assert overlay(image, np.ones((size, size), bool), None, [(0, 0)]).shape == image.shape
-
-
-def test_read_only_images_can_be_drawn() -> None:
-    image = GREY.copy()
-    image.flags.writeable = False
-    assert overlay(image, MASK).flags.writeable
-
-
-@pytest.mark.parametrize("shape", [(5, 7, 3), (5, 7)])
-def test_write_png_comes_back_and_has_no_stamps(tmp_path: Path, shape: tuple[int, ...]) -> None:
-    pixels = np.arange(math.prod(shape), dtype=np.uint8).reshape(shape)
-    write_png(tmp_path / "a" / "x.png", pixels)
-    with Image.open(tmp_path / "a" / "x.png") as image:
-        assert np.array_equal(np.asarray(image), pixels) and image.info == {}
 
 
 def row(**changes: Any) -> SheetRow:
