@@ -44,6 +44,7 @@ class Arrival:
         role: ``learn``, ``natural`` (what plain SAM must keep) or ``unseen`` (evaluated only).
         format: name of its layout, ``auto`` to detect it.
         label: a text for people.
+        options: what its files do not say (see ``SourceParams``).
     """
 
     domain: str
@@ -51,6 +52,7 @@ class Arrival:
     role: str = "learn"
     format: str = "auto"
     label: str | None = None
+    options: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -158,7 +160,7 @@ def take_in(progress: Progressing, arrival: Arrival) -> None:
     """Receive, declare, ingest, points and embed: what every role needs."""
     workspace, domain = progress.workspace, arrival.domain
     changed = not _is_received(progress, arrival) and receive(workspace.root, source_of(workspace, arrival), domain)
-    changed |= declare(workspace.root, domain, arrival.role, arrival.format, arrival.label)
+    changed |= declare(workspace.root, domain, arrival.role, arrival.format, arrival.label, arrival.options)
     if changed:
         progress.touch(domain)
     for stage in ("ingest", "points", "embed"):
@@ -255,6 +257,7 @@ def domain_arrival(
     role: str = "learn",
     format: str = "auto",
     label: str | None = None,
+    options: Mapping[str, Any] | None = None,
 ) -> ArrivalResult:
     """Take one domain in; learn it and publish a new bank when its role is ``learn``.
 
@@ -266,7 +269,7 @@ def domain_arrival(
         StageFailed: a step failed; the last published bank is as it was.
     """
     workspace = require_workspace(root)
-    arrival = Arrival(domain, None if source is None else str(source), role, format, label)
+    arrival = Arrival(domain, None if source is None else str(source), role, format, label, options or {})
     check_arrivals(workspace, [arrival])
     progress = Progressing(workspace)
     take_in(progress, arrival)

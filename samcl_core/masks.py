@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -17,8 +17,8 @@ Mask = NDArray[np.bool_]
 # COCO's LEB128 variant (cocoapi maskApi.c, rleToString): 5 bits a character from "0" on, the sixth says "more follow".
 # Read here and not by pycocotools: its C code trusts the counts and writes past the end of the mask.
 _FIRST, _BITS, _MORE, _SIGN = 48, 5, 32, 16
-_MAX_GROUPS = 13
-"""A run length has at most 64 bits."""
+_MAX_GROUPS = 7
+"""No number needs more: 35 bits are more than any image has pixels."""
 _MAX_COORDINATE = 1e6
 
 
@@ -45,8 +45,8 @@ def mask_from_rle(rle: Mapping[str, Any]) -> Mask:
     """
     height, width = _size(rle.get("size"))
     runs = _runs(rle.get("counts"))
-    if sum(runs) != height * width or any(run < 0 for run in runs):
-        raise DataError(f"run lengths add up to {sum(runs)}, expected {height} x {width} = {height * width}")
+    if runs.sum() != height * width or (runs < 0).any():
+        raise DataError(f"run lengths add up to {runs.sum()}, expected {height} x {width} = {height * width}")
     flat = np.repeat(np.arange(len(runs)) % 2 == 1, runs)
     return flat.reshape((height, width), order="F")
 
@@ -83,7 +83,7 @@ def polygons_to_mask(polygons: Sequence[Sequence[float]], width: int, height: in
     if not polygons:
         return np.zeros((height, width), dtype=bool)
     parts = coco.frPyObjects([list(map(float, polygon)) for polygon in polygons], height, width)
-    return np.asarray(coco.decode(coco.merge(parts)), dtype=bool)
+    return mask_from_rle(coco.merge(parts))
 
 
 def _size(found: object) -> tuple[int, int]:
@@ -94,17 +94,17 @@ def _size(found: object) -> tuple[int, int]:
     raise DataError(f"run lengths of size {found!r}, expected [height, width] of at most {MAX_PIXELS} pixels")
 
 
-def _runs(counts: object) -> list[int]:
-    if isinstance(counts, bytes):
-        counts = counts.decode("ascii", errors="replace")
+def _runs(counts: object) -> NDArray[np.int64]:
     if isinstance(counts, str):
-        runs: list[int] = []
-        for value in _decoded(counts):
-            runs.append(value + runs[-2] if len(runs) > 2 else value)
+        counts = counts.encode("ascii", errors="replace")
+    if isinstance(counts, bytes):
+        runs = _decoded(np.frombuffer(counts, dtype=np.uint8).astype(np.int64) - _FIRST)
+        # From the fourth on each is the difference to the one before the last.
+        runs[1::2], runs[2::2] = np.cumsum(runs[1::2]), np.cumsum(runs[2::2])
         return runs
-    if isinstance(counts, Sequence) and all(type(run) is int for run in counts):
-        return list(counts)
-    raise DataError(f"run lengths are a {type(counts).__name__}, expected text or a list of whole numbers")
+    if isinstance(counts, Sequence) and all(type(run) is int and run <= MAX_PIXELS for run in counts):
+        return np.array(counts, dtype=np.int64)
+    raise DataError(f"run lengths are {_short(counts)}, expected text or a list of whole numbers")
 
 
 def _encoded(value: int) -> str:
@@ -119,14 +119,20 @@ def _encoded(value: int) -> str:
             return text
 
 
-def _decoded(text: str) -> Iterator[int]:
-    value = shift = 0
-    for character in text:
-        part = ord(character) - _FIRST
-        if not 0 <= part < 2 * _MORE or shift > _MAX_GROUPS * _BITS:
-            raise DataError(f"run lengths hold {character!r}, which COCO's encoding does not")
-        value |= (part & (_MORE - 1)) << shift
-        shift += _BITS
-        if not part & _MORE:
-            yield value - (1 << shift) if part & _SIGN else value
-            value = shift = 0
+def _decoded(parts: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Numbers of their groups: 5 bits each, the lowest first, the last one's highest bit is the sign."""
+    is_last = (parts & _MORE) == 0
+    if len(parts) and (parts.min() < 0 or parts.max() >= 2 * _MORE or not is_last[-1]):
+        raise DataError("run lengths hold characters or an end that COCO's encoding does not have")
+    ends = np.flatnonzero(is_last)
+    lengths = np.diff(ends, prepend=-1)
+    if lengths.max(initial=0) > _MAX_GROUPS:
+        raise DataError(f"a run length has {lengths.max()} digits, expected at most {_MAX_GROUPS}")
+    place = np.arange(len(parts)) - np.repeat(ends - lengths + 1, lengths)
+    values = np.add.reduceat((parts & (_MORE - 1)) << _BITS * place, ends - lengths + 1) if len(ends) else ends
+    return values - np.where((parts[ends] & _SIGN) > 0, 1 << _BITS * lengths, 0)
+
+
+def _short(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."

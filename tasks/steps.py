@@ -100,10 +100,12 @@ def receive(root: Path, source: Path, domain: str) -> bool:
 
 
 @task(name="declare", task_run_name="declare {domain}", cache_policy=NO_CACHE)
-def declare(root: Path, domain: str, role: str, format: str, label: str | None) -> bool:
+def declare(
+    root: Path, domain: str, role: str, format: str, label: str | None, options: Mapping[str, Any] | None = None
+) -> bool:
     """Write a domain into ``params.yaml`` under the limit ``params``; True when it changed."""
     with held("params"):
-        return Workspace(root).declare(domain, role, format, label)
+        return Workspace(root).declare(domain, role, format, label, options)
 
 
 @task(name="append-to-stream", task_run_name="append {domain}", cache_policy=NO_CACHE)

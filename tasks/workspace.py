@@ -6,11 +6,12 @@ import io
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
+from typing import Any
 
 from filelock import FileLock
 from ruamel.yaml import YAML
@@ -65,10 +66,24 @@ class Workspace:
         """
         return load_params(self.root / "params.yaml")
 
-    def declare(self, domain: str, role: str = "learn", format: str = "auto", label: str | None = None) -> bool:
+    def declare(
+        self,
+        domain: str,
+        role: str = "learn",
+        format: str = "auto",
+        label: str | None = None,
+        options: Mapping[str, Any] | None = None,
+    ) -> bool:
         """Write a domain into ``params.yaml``: under ``domains`` and, when it is learnt, under ``modules``.
 
-        Declaring it again changes nothing; ``auto`` and ``None`` keep what was declared.
+        Declaring it again changes nothing; ``auto``, ``None`` and options that are not given keep what was declared.
+
+        Args:
+            domain: its name.
+            role: ``learn``, ``natural`` or ``unseen``.
+            format: name of its layout.
+            label: a text for people.
+            options: what its files do not say (see ``SourceParams``).
 
         Returns:
             Whether the file changed.
@@ -94,6 +109,7 @@ class Workspace:
                 entry["format"] = format
             if label is not None:
                 entry["label"] = label
+            entry.update(options or {})
             if role == "learn":
                 _section(values, "modules").setdefault(domain, CommentedMap())
 

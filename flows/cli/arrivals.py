@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import typer
 
@@ -16,6 +17,7 @@ from flows.cli.running import JsonOption, KeepOption, answer, run_flow
 if TYPE_CHECKING:
     from flows.cli.sources import Source
     from samcl_core.config import Params
+    from samcl_core.stages.ingest import Survey
 
 __all__ = ["arrive", "ingest", "stream"]
 
@@ -23,8 +25,18 @@ RoleOption = Annotated[
     str | None,
     typer.Option(help="learn, natural (what the plain model must keep) or unseen (evaluated only). Default: learn."),
 ]
-FormatOption = Annotated[str, typer.Option(help="Layout of the source: auto, samcl or folders.")]
+FormatOption = Annotated[str, typer.Option(help="Layout of the source: auto, or a name (docs/formats.md).")]
+SetOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        metavar="KEY=VALUE",
+        help="What the files do not say: instances=each, classes=a,b, min_area_px=64, max_samples=500, negatives=keep,"
+        " test=0.2, val=0.1, group=REGEX ... (docs/formats.md). May be repeated.",
+    ),
+]
 LabelOption = Annotated[str | None, typer.Option(help="A text for people, kept in params.yaml.")]
+SPLITS = ("train", "val", "test")
 NameOption = Annotated[str | None, typer.Option("--domain", help="The domain's name. Default: the folder's name.")]
 
 
@@ -35,6 +47,7 @@ def ingest(
     role: RoleOption = None,
     format: FormatOption = "auto",
     label: LabelOption = None,
+    options: SetOption = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Look at every file and say what would happen.")] = False,
     as_json: JsonOption = False,
 ) -> None:
@@ -43,27 +56,53 @@ def ingest(
 
     settings: Settings = context.obj
     name = domain or domain_name(path.resolve().name)
-    values = _look(settings, path, format) if dry_run else _take_in(settings.root(), path, name, role, format, label)
+    chosen = _options(options or [])
+    if dry_run:
+        values = _look(settings, path, name, format, chosen)
+    else:
+        values = _take_in(settings.root(), path, Declared(name, role, format, label, chosen))
     values = {"domain": name, **values}
     if as_json:
         emit_json(values)
         return
     what = "would be" if dry_run else "is"
+    val = f" {values['num_val']} val," if values["num_val"] else ""
     say(
-        f"{name} {what} ingested: {values['num_train']} train, {values['num_test']} test,"
+        f"{name} {what} ingested: {values['num_train']} train,{val} {values['num_test']} test,"
         f" {values['num_quarantined']} quarantined (format {values['format']})"
     )
+    for line in values.get("what", ()):
+        say(f"  {line}")
     for file, reason in values["reasons"].items():
         say(f"  quarantined {file}: {reason}")
     if not dry_run:
         note("next: samcl stream")
 
 
-def _look(settings: Settings, path: Path, format: str) -> dict[str, Any]:
+def _options(pairs: Sequence[str]) -> dict[str, Any]:
+    """``KEY=VALUE`` as options of a source, checked.
+
+    Raises:
+        UsageError: one is no such pair.
+        ConfigError: an option or a value cannot be.
+    """
+    from samcl_core.domains.drops import source_options
+    from samcl_core.errors import UsageError
+
+    values: dict[str, str] = {}
+    for pair in pairs:
+        key, equals, value = pair.partition("=")
+        if not equals or not key.strip():
+            raise UsageError(f"--set {pair}: expected KEY=VALUE", hint="for example --set instances=each")
+        values[key.strip()] = value
+    return source_options(values)
+
+
+def _look(settings: Settings, path: Path, name: str, format: str, options: dict[str, Any]) -> dict[str, Any]:
     """What an ingest of ``path`` would find; nothing is written."""
     from flows.cli.bank import workspace_of
     from flows.cli.output import StepProgress
-    from samcl_core.config import Params
+    from samcl_core.config import Params, SourceParams
     from samcl_core.errors import UsageError
     from samcl_core.stages.ingest import survey
 
@@ -71,38 +110,73 @@ def _look(settings: Settings, path: Path, format: str) -> dict[str, Any]:
         raise UsageError(f"{path} is not a folder", hint="give the folder that holds the data set")
     workspace = workspace_of(settings)
     params = Params() if workspace is None else workspace.params()
+    declared = SourceParams(**options).over(params.domains.get(name, SourceParams()))
     with StepProgress("looking") as progress:
-        found = survey(path, params, format, progress)
-    counts = {f"num_{split}": sum(pair.split == split for pair in found.good) for split in ("train", "test")}
-    return {"format": found.format, **counts, "num_quarantined": len(found.bad), "reasons": found.reasons, "stages": {}}
+        found = survey(path, params, format, declared, progress)
+    counts = {f"num_{split}": sum(sample.split == split for sample in found.good) for split in SPLITS}
+    return {
+        "format": found.format,
+        **counts,
+        "num_quarantined": len(found.bad),
+        "num_left_out": found.num_left_out,
+        "reasons": found.reasons,
+        "what": _summary(found),
+        "stages": {},
+    }
 
 
-def _take_in(root: Path, path: Path, name: str, role: str | None, format: str, label: str | None) -> dict[str, Any]:
+def _summary(found: Survey) -> list[str]:
+    """What is in a source, in a few lines."""
+    lines = []
+    labels = Counter(sample.label for sample in found.good if sample.label)
+    if labels:
+        common = ", ".join(f"{label} {count}" for label, count in labels.most_common(12))
+        lines.append(f"classes: {common}" + (f" and {len(labels) - 12} more" if len(labels) > 12 else ""))
+    if found.num_left_out:
+        lines.append(f"left out: {found.num_left_out} (negatives, other classes, small objects or beyond max_samples)")
+    said = found.options.model_dump(exclude_none=True)
+    if said:
+        lines.append("options: " + ", ".join(f"{key}={value}" for key, value in said.items()))
+    return lines
+
+
+class Declared(NamedTuple):
+    """What a command line says about a data set."""
+
+    name: str
+    role: str | None
+    format: str
+    label: str | None
+    options: dict[str, Any]
+
+
+def _take_in(root: Path, path: Path, declared: Declared) -> dict[str, Any]:
     from flows.cli.steps import repro_stage
     from samcl_core.domains import Domain
     from tasks.dvc import add_raw, check_source
     from tasks.names import check_name
     from tasks.workspace import Workspace
 
+    name = declared.name
     workspace = Workspace(root)
     check_name(name)
     known = workspace.params().domains.get(name)
     check_source(root, path, name)
     workspace.refresh_code()
     with Board() as board:
-        workspace.declare(name, role or (known.role if known else "learn"), format, label)
+        role = declared.role or (known.role if known else "learn")
+        workspace.declare(name, role, declared.format, declared.label, declared.options)
         board.started(f"receive@{name}")
         board.ended(f"receive@{name}", "ran" if add_raw(root, path, name) else "skipped")
         for target in (f"ingest@{name}", f"points@{name}"):
             board.run(target, partial(repro_stage, root, target))
     manifest = Domain(workspace.places.domain(name)).manifest()
     is_good = manifest["status"] == "ok"
-    counts = {f"num_{split}": int((is_good & (manifest["split"] == split)).sum()) for split in ("train", "test")}
+    counts = {f"num_{split}": int((is_good & (manifest["split"] == split)).sum()) for split in SPLITS}
     bad = manifest[~is_good]
     reasons = dict(zip(bad["id"], bad["reason"], strict=True))
-    declared = workspace.params().domains[name].format
     return {
-        "format": declared,
+        "format": workspace.params().domains[name].format,
         **counts,
         "num_quarantined": len(bad),
         "reasons": reasons,
@@ -117,6 +191,7 @@ def arrive(
     role: RoleOption = None,
     format: FormatOption = "auto",
     label: LabelOption = None,
+    options: SetOption = None,
     keep_server: KeepOption = False,
     as_json: JsonOption = False,
 ) -> None:
@@ -132,12 +207,13 @@ def arrive(
     known = Workspace(root).params().domains.get(name)
     wanted = role or card.role or (known.role if known else "learn")
     layout = format if format != "auto" else card.format or format
+    chosen = _options(options or [])
     board = Board()
 
     def call() -> Any:
         from flows.arrival import domain_arrival
 
-        return domain_arrival(root, path.resolve(), name, wanted, layout, label or card.label)
+        return domain_arrival(root, path.resolve(), name, wanted, layout, label or card.label, chosen)
 
     result = run_flow(root, board, call, keep_server=keep_server)
     answer(root, [result], board, as_json=as_json)

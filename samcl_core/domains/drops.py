@@ -30,6 +30,7 @@ __all__ = [
     "drops_in",
     "kind_of",
     "next_look",
+    "source_options",
 ]
 
 DONE = ".done"
@@ -196,6 +197,38 @@ def _read_card(path: Path) -> Card:
         return Card.model_validate(_plain(given))
     except ValidationError as exc:
         raise ConfigError(CARD, _without_twins(problems_of(exc)), hint=hint) from exc
+
+
+def source_options(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Options of a source from texts (``classes``: ``a,b``; ``codes``: ``polyp:1,skin:#ffcc00``), as plain values.
+
+    Raises:
+        ConfigError: one of them is unknown or cannot be; every problem is listed.
+    """
+    read: dict[str, Any] = {}
+    for key, value in values.items():
+        if key in ("test", "val") and (share := _number(value)) is not None:
+            read[key] = share
+        elif key in ("classes", "test", "val"):
+            read[key] = [part.strip() for part in value.split(",") if part.strip()]
+        elif key == "codes":
+            pairs = [part.rpartition(":") for part in value.split(",") if part.strip()]
+            read[key] = {label.strip(): int(code) if code.strip().isdecimal() else code for label, _, code in pairs}
+        else:
+            read[key] = value
+    try:
+        options = SourceParams.model_validate(read)
+    except ValidationError as exc:
+        raise ConfigError("--set", _without_twins(problems_of(exc)), hint="docs/formats.md lists the options") from exc
+    plain = options.model_dump(exclude_none=True)
+    return {key: list(value) if isinstance(value, tuple) else value for key, value in plain.items()}
+
+
+def _number(text: str) -> float | None:
+    try:
+        return float(text)
+    except ValueError:
+        return None
 
 
 def _plain(values: dict[str, Any]) -> dict[str, Any]:

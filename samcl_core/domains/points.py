@@ -17,6 +17,7 @@ from samcl_core.files import write_atomic
 
 __all__ = [
     "FRAME_PX",
+    "WHOLE_FRAME",
     "Box",
     "PointSet",
     "box_of",
@@ -40,6 +41,9 @@ PointSet = tuple[tuple[tuple[float, float], ...], tuple[int, ...]]
 Box = tuple[float, float, float, float]
 """``x0, y0, x1, y1``."""
 
+WHOLE_FRAME: Box = (0.0, 0.0, float(FRAME_PX), float(FRAME_PX))
+"""The box of an image without an object."""
+
 
 def sample_points(
     mask: NDArray[np.bool_], num_points: int, num_background_points: int = 0, *, key: str, seed: int
@@ -52,23 +56,20 @@ def sample_points(
 
     Args:
         mask: (H, W) bool.
-        num_points: how many foreground points, at least 1.
+        num_points: how many foreground points, at least 1; of a mask without foreground as many background points.
         num_background_points: how many points outside the mask; none where the mask covers the whole image.
         key: names the mask; its sha256.
         seed: of the workspace.
 
     Returns:
         (N, 2) points at pixel centres, ``x = (column + 0.5) * 1024 / W``, and (N,) labels 1 or 0.
-
-    Raises:
-        PromptError: the mask is empty.
     """
     flat = mask.ravel()
     inside, outside = np.flatnonzero(flat), np.flatnonzero(~flat)
-    if not len(inside):
-        raise PromptError(f"a mask of {mask.shape[1]}x{mask.shape[0]} pixels has no foreground to draw points from")
+    # The published code's answer to an empty mask, too: a point of the background.
+    num_others = num_background_points if len(inside) else max(num_points, num_background_points)
     picked = inside[_draw(len(inside), num_points, f"{key}:{seed}:foreground")]
-    others = outside[_draw(len(outside), num_background_points, f"{key}:{seed}:background")]
+    others = outside[_draw(len(outside), num_others, f"{key}:{seed}:background")]
     rows, columns = np.divmod(np.concatenate([picked, others]), mask.shape[1])
     scale = np.array([FRAME_PX / mask.shape[1], FRAME_PX / mask.shape[0]])
     points = (np.stack([columns, rows], axis=1) + 0.5) * scale

@@ -10,7 +10,16 @@ from samcl_core.config import Params, PromptParams
 from samcl_core.domains.images import load_mask
 from samcl_core.domains.layout import BOXES_FILE, POINTS_FILE, SPLITS, Domain
 from samcl_core.domains.manifest import OK
-from samcl_core.domains.points import Box, PointSet, box_of, read_points, sample_points, write_boxes, write_points
+from samcl_core.domains.points import (
+    WHOLE_FRAME,
+    Box,
+    PointSet,
+    box_of,
+    read_points,
+    sample_points,
+    write_boxes,
+    write_points,
+)
 from samcl_core.domains.workers import map_files
 from samcl_core.errors import DataError, LayoutError
 from samcl_core.files import staged_folder
@@ -92,7 +101,8 @@ def _prompts_of(
     if kept is not None and not prompts.boxes:
         return kept, None
     mask = load_mask(mask_file)
-    box = box_of(mask) if prompts.boxes else None
+    # Of an image without an object nothing smaller than all of it can be said.
+    box = (box_of(mask) if mask.any() else WHOLE_FRAME) if prompts.boxes else None
     if kept is not None:
         return kept, box
     points, labels = sample_points(mask, prompts.num_points, prompts.num_background_points, key=key, seed=seed)

@@ -127,10 +127,11 @@ def test_points_cover_the_mask_evenly() -> None:
     assert points.max() == 11.5 * 64
 
 
-def test_an_empty_mask_has_neither_points_nor_box() -> None:
+def test_an_empty_mask_has_points_of_the_background_and_no_box() -> None:
     empty = np.zeros((5, 7), dtype=bool)
-    with pytest.raises(PromptError, match="7x5 pixels has no foreground"):
-        sample_points(empty, 3, key="k", seed=0)
+    points, labels = sample_points(empty, 3, key="k", seed=0)
+    assert labels.tolist() == [0, 0, 0] and len(np.unique(points, axis=0)) == 3
+    assert sample_points(empty, 2, 4, key="k", seed=0)[1].tolist() == [0, 0, 0, 0]
     with pytest.raises(PromptError, match="7x5 pixels is empty"):
         box_of(empty)
 
