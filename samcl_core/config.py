@@ -47,7 +47,7 @@ PROFILES: dict[str, dict[str, dict[str, Any]]] = {
         "prompts": {},
         "adapter": {"window_heatmap": "shrink", "neck_axes": "transposed", "point_labels": "ignored"},
         "train": {"schedule": "cosine_per_iteration", "upsampling": "nearest", "loss_reduction": "reference"},
-        "selector": {"classes": "fixed", "fallback": "never", "min_steps": 0},
+        "selector": {"kind": "mlp", "classes": "fixed", "fallback": "never", "min_steps": 0},
         "evaluate": {"upsampling": "nearest"},
     },
     "default": {
@@ -55,7 +55,7 @@ PROFILES: dict[str, dict[str, dict[str, Any]]] = {
         "prompts": {},
         "adapter": {"window_heatmap": "crop", "neck_axes": "image", "point_labels": "signed"},
         "train": {"schedule": "cosine", "upsampling": "bilinear", "loss_reduction": "mean"},
-        "selector": {"classes": "growing", "fallback": "novelty", "min_steps": 300},
+        "selector": {"kind": "gaussian", "classes": "growing", "fallback": "novelty", "min_steps": 300},
         "evaluate": {"upsampling": "bilinear"},
     },
 }
