@@ -148,7 +148,9 @@ def _shape(pixels: NDArray[np.uint8], count: int, model_px: int, min_part_frac: 
     areas = stats[:, cv2.CC_STAT_AREA].astype(np.float64)
     widths = _widths(cut, labels, areas, count * min_part_frac)
     if cover is not None:
-        covered = np.bincount(labels.ravel(), weights=cover.ravel(), minlength=num_labels) / 255
+        # A side shorter than one pixel of the model was rounded up to one.
+        true = width * height * scale**2 / cover.size / 255
+        covered = np.bincount(labels.ravel(), weights=cover.ravel(), minlength=num_labels) * true
         widths = {part: value * float(covered[part] / areas[part]) for part, value in widths.items()}
     return num_labels - 1, min(widths.values()) * model_px / max(long_side * scale, 1.0)
 

@@ -8,7 +8,7 @@ from typing import Any, Literal, cast
 
 from samcl_core.errors import DataError
 
-__all__ = ["SEVERITIES", "Finding", "Severity", "findings_from_json", "findings_to_json", "sort_findings"]
+__all__ = ["SEVERITIES", "Finding", "Severity", "findings_from_json", "findings_to_json", "printable", "sort_findings"]
 
 Severity = Literal["error", "warning", "info"]
 
@@ -74,3 +74,10 @@ def findings_from_json(values: Sequence[Mapping[str, Any]]) -> list[Finding]:
         DataError: one of the values is no finding.
     """
     return sort_findings(Finding.from_json(value) for value in values)
+
+
+def printable(text: str) -> str:
+    """A file name or message for people: what would not be seen, or would move the rest of the line, is escaped."""
+    return "".join(
+        letter if letter.isprintable() else letter.encode("unicode_escape").decode("ascii") for letter in text
+    )

@@ -1,0 +1,85 @@
+"""Near-duplicates: found through encoding, size and brightness, and never between pictures that are different."""
+
+from __future__ import annotations
+
+import io
+import time
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from samcl_core.domains.similarity import clusters_of, fingerprint, near_duplicates
+from samcl_core.domains.synthetic import SCENES, draw
+
+Rgb = np.ndarray[Any, np.dtype[np.uint8]]
+
+
+def again(image: Rgb, *, quality: int = 75, scale: float = 1.0, bright: int = 0) -> Rgb:
+    """The picture scaled, made brighter and encoded as JPEG."""
+    size = (round(image.shape[1] * scale), round(image.shape[0] * scale))
+    pixels = np.asarray(Image.fromarray(image).resize(size)).astype(int) + bright
+    buffer = io.BytesIO()
+    Image.fromarray(np.clip(pixels, 0, 255).astype(np.uint8)).save(buffer, "JPEG", quality=quality)
+    return np.asarray(Image.open(buffer))
+
+
+def pairs_of(images: list[Rgb], **options: Any) -> list[tuple[int, int]]:
+    found = [fingerprint(image) for image in images]
+    return near_duplicates([number for number, _ in found], b"".join(small.tobytes() for _, small in found), **options)
+
+
+@pytest.mark.parametrize("scene", sorted(SCENES))
+def test_copies_are_found_and_nothing_else(scene: str) -> None:
+    images = [draw(scene, size_px=128, seed=3, split="train", index=index)[0] for index in range(30)]
+    copies = [
+        again(images[0], quality=40),
+        again(images[1], scale=0.6),
+        again(images[2], scale=1.7, quality=60),
+        again(images[3], bright=15),
+    ]
+    assert pairs_of([*images, *copies]) == [(0, 30), (1, 31), (2, 32), (3, 33)]
+
+
+def test_no_two_small_textures_are_alike() -> None:
+    images = [draw(scene, size_px=48, seed=0, split="test", index=i)[0] for scene in sorted(SCENES) for i in range(60)]
+    assert pairs_of(images) == []
+
+
+def test_pictures_without_details_are_not_compared() -> None:
+    assert pairs_of([np.full((64, 64, 3), value, np.uint8) for value in (0, 0, 90, 255)]) == []
+    wave = np.cos(np.pi * (np.arange(64) + 0.5) / 64)
+    shades = [np.repeat((128 + height * wave).astype(np.uint8), 64 * 3).reshape(64, 64, 3) for height in (60, 80)]
+    assert pairs_of(shades) == []
+
+
+def test_all_pairs_are_compared_whatever_the_blocks() -> None:
+    """Pairs near and far apart in a list longer than a block are found, as a loop over all pairs finds them."""
+    rng = np.random.default_rng(0)
+    hashes = [int(value) for value in rng.integers(0, 2**64, 5000, dtype=np.uint64)]
+    small = rng.integers(0, 256, (5000, 32, 32), dtype=np.uint8)
+    for copy, original in ((4999, 0), (2500, 2499), (4000, 17)):
+        hashes[copy], small[copy] = hashes[original] ^ 0b10110, small[original]
+    hashes[77] = hashes[3000]  # alike in the hash alone
+    assert near_duplicates(hashes, small.tobytes()) == [(0, 4999), (17, 4000), (2499, 2500)]
+    assert near_duplicates(hashes, small.tobytes(), max_distance=2) == []
+
+
+def test_ten_thousand_pictures_take_seconds() -> None:
+    rng = np.random.default_rng(1)
+    hashes = [int(value) for value in rng.integers(0, 2**64, 10_000, dtype=np.uint64)]
+    start = time.perf_counter()
+    assert near_duplicates(hashes, bytes(10_000 * 1024)) == []
+    assert time.perf_counter() - start < 20
+
+
+@pytest.mark.parametrize("count", [0, 1])
+def test_few_pictures_have_no_pairs(count: int) -> None:
+    assert near_duplicates([7] * count, bytes(1024 * count)) == []
+
+
+def test_clusters_are_connected_pairs() -> None:
+    assert clusters_of([(5, 9), (1, 2), (2, 7), (9, 6), (7, 1)]) == [(1, 2, 7), (5, 6, 9)]
+    assert clusters_of([]) == []
+    assert clusters_of([(index, index + 1) for index in range(5000)]) == [tuple(range(5001))]
