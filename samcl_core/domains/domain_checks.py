@@ -123,7 +123,7 @@ def _check_masks(images: dict[str, SampleFacts], twins: Sequence[tuple[str, ...]
     for members in _groups(drawn, lambda sample: sample.mask_digest):
         if len({cluster_of.get(member.image_file, member.image_file) for member in members}) == 1:
             continue
-        masks = sorted({member.mask_file for member in members})
+        masks = list(dict.fromkeys(member.mask_file for member in _ordered(members)))
         if len(masks) == 1:
             message = f"one mask file for {len(members)} images"
             found.append(finding("mask.shared", [*masks, *_names(members)], message))
@@ -174,10 +174,13 @@ def _splits(members: Sequence[SampleFacts]) -> list[str]:
     return sorted({member.split for member in members if member.split}, key=_rank)
 
 
+def _ordered(members: Sequence[SampleFacts]) -> list[SampleFacts]:
+    """Those for training first."""
+    return sorted(members, key=lambda member: (_rank(member.split or ""), member.image_file))
+
+
 def _names(members: Sequence[SampleFacts]) -> list[str]:
-    """Image files, those for training first."""
-    ordered = sorted(members, key=lambda member: (_rank(member.split or ""), member.image_file))
-    return [member.image_file for member in ordered]
+    return [member.image_file for member in _ordered(members)]
 
 
 def _where(members: Sequence[SampleFacts]) -> str:
