@@ -12,6 +12,7 @@ from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
 from samcl_core.errors import ConfigError
+from samcl_core.quality import CheckParams
 
 __all__ = [
     "PROFILES",
@@ -112,6 +113,7 @@ class IngestParams(_Section):
     test_frac: float = Field(0.2, gt=0, lt=1, description="share for the test split when the source has none")
     val_frac: float = Field(0.0, ge=0, lt=1, description="share of the training images for a source without val split")
     max_bad_frac: float = Field(0.2, ge=0, le=1, description="an arrival with a larger share of bad images fails")
+    checks: CheckParams = CheckParams()
 
 
 class PromptParams(_Section):

@@ -230,7 +230,7 @@ def prepare(root: Path, params: Params, taken: Taken, progress: Progress = silen
     if format != "auto":
         get_format(format)
     check_source(root, folder, domain)
-    found = survey(folder, params, format, progress)
+    found = survey(folder, params, format, known, progress)
     try:
         refuse_unusable(found, domain, role, params.ingest.max_bad_frac)
     except DataError as exc:

@@ -17,6 +17,7 @@ from flows.cli.running import JsonOption, KeepOption, answer, run_flow
 if TYPE_CHECKING:
     from flows.cli.sources import Source
     from samcl_core.config import Params
+    from samcl_core.domains.findings import Finding
     from samcl_core.stages.ingest import Survey
 
 __all__ = ["arrive", "ingest", "stream"]
@@ -76,7 +77,7 @@ def ingest(
     for file, reason in values["reasons"].items():
         say(f"  quarantined {file}: {reason}")
     if not dry_run:
-        note("next: samcl stream")
+        note(f"report: samcl data report {name}; pictures: samcl data view {name}; next: samcl stream")
 
 
 def _options(pairs: Sequence[str]) -> dict[str, Any]:
@@ -128,7 +129,7 @@ def _look(settings: Settings, path: Path, name: str, format: str, options: dict[
 def _summary(found: Survey) -> list[str]:
     """What is in a source, in a few lines."""
     lines = []
-    labels = Counter(sample.label for sample in found.good if sample.label)
+    labels = Counter(sample.facts.label for sample in found.good if sample.facts.label)
     if labels:
         common = ", ".join(f"{label} {count}" for label, count in labels.most_common(12))
         lines.append(f"classes: {common}" + (f" and {len(labels) - 12} more" if len(labels) > 12 else ""))
@@ -137,6 +138,20 @@ def _summary(found: Survey) -> list[str]:
     said = found.options.model_dump(exclude_none=True)
     if said:
         lines.append("options: " + ", ".join(f"{key}={value}" for key, value in said.items()))
+    return [*lines, *_findings(found.findings)]
+
+
+def _findings(findings: Sequence[Finding]) -> list[str]:
+    """A line for each check that found something, with the first place. What is quarantined is listed by itself."""
+    from samcl_core.domains.findings import printable
+
+    first = {found.check: found for found in reversed(findings) if found.severity != "error"}
+    counts = Counter(found.check for found in findings)
+    lines = []
+    for check, found in sorted(first.items(), key=lambda entry: (entry[1].severity != "warning", entry[0])):
+        more = f" (and {counts[check] - 1} more)" if counts[check] > 1 else ""
+        where = f"{found.files[0]}: " if found.files else ""
+        lines.append(printable(f"{found.severity} {check}: {where}{found.message}{more}"))
     return lines
 
 
@@ -153,6 +168,8 @@ class Declared(NamedTuple):
 def _take_in(root: Path, path: Path, declared: Declared) -> dict[str, Any]:
     from flows.cli.steps import repro_stage
     from samcl_core.domains import Domain
+    from samcl_core.domains.datareport import read_report
+    from samcl_core.stages.ingest import REPORT
     from tasks.dvc import add_raw, check_source
     from tasks.names import check_name
     from tasks.workspace import Workspace
@@ -180,6 +197,7 @@ def _take_in(root: Path, path: Path, declared: Declared) -> dict[str, Any]:
         **counts,
         "num_quarantined": len(bad),
         "reasons": reasons,
+        "what": _findings(read_report(workspace.places.domain(name) / REPORT)[1]),
         "stages": board.values(),
     }
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from io import BytesIO
@@ -18,19 +19,25 @@ __all__ = [
     "IMAGE_SUFFIXES",
     "MAX_PIXELS",
     "ImageInfo",
+    "MaskFile",
+    "Picture",
     "decode_image",
     "image_info",
     "image_size",
     "load_codes",
     "load_image",
     "load_mask",
-    "read_annotation",
+    "read_image",
+    "read_mask",
     "save_png",
     "turn_upright",
 ]
 
 MAX_PIXELS = 89_478_485
 """Larger images are refused before they are decoded: a small file can claim any size (Pillow's own limit)."""
+
+MAX_BYTES = 1 << 30
+"""Larger files are refused before they are read whole."""
 
 IMAGE_SUFFIXES = frozenset(
     {".bmp", ".gif", ".jp2", ".jpeg", ".jpg", ".pbm", ".pgm", ".png", ".pnm", ".ppm", ".tif", ".tiff", ".webp"}
@@ -133,7 +140,9 @@ def load_mask(path: Path, threshold: int = 128) -> NDArray[np.bool_]:
     Raises:
         ImageError: unreadable, truncated, not an image, or larger than ``MAX_PIXELS``; the message names the file.
     """
-    return read_annotation(path, threshold)[0]
+    with _reading(path):
+        image, info = _decode(path)
+        return _mask_of(image, info.format, threshold)[0]
 
 
 def load_codes(path: Path, *, is_coloured: bool) -> NDArray[np.int32]:
@@ -162,17 +171,63 @@ def load_codes(path: Path, *, is_coloured: bool) -> NDArray[np.int32]:
         return pixels[..., 0].astype(np.int32)
 
 
-def read_annotation(path: Path, threshold: int = 128) -> tuple[NDArray[np.bool_], bool]:
-    """``load_mask``, and whether the file already is what masks are written as: a single-channel PNG of 0 and 255.
+@dataclass(frozen=True)
+class Picture:
+    """An image file, read once.
+
+    Attributes:
+        pixels: (H, W, 3) uint8 RGB, upright.
+        info: what its header says.
+        sha256: of its bytes.
+    """
+
+    pixels: NDArray[np.uint8]
+    info: ImageInfo
+    sha256: str
+
+
+@dataclass(frozen=True)
+class MaskFile:
+    """A mask file, read once.
+
+    Attributes:
+        mask: (H, W) bool, upright.
+        grey: (H, W) uint8, its values; ``None`` where they are numbers of colours.
+        is_clean: it already is what masks are written as: a single-channel PNG of 0 and 255.
+        sha256: of its bytes.
+    """
+
+    mask: NDArray[np.bool_]
+    grey: NDArray[np.uint8] | None
+    is_clean: bool
+    sha256: str
+
+
+def read_image(path: Path) -> Picture:
+    """``load_image``, ``image_info`` and the digest of the file, from one reading.
 
     Raises:
-        ImageError: as ``load_mask``.
+        ImageError: as ``load_image``.
     """
     with _reading(path):
-        image, info = _decode(path)
-        mask = _mask_of(image, info.format, threshold)
-        is_clean = (info.format, info.mode, info.orientation) == ("PNG", "L", 1)
-        return mask, is_clean and np.array_equal(np.asarray(image), mask * np.uint8(255))
+        data = _whole(path)
+        image, info = _decode(path, BytesIO(data))
+        return Picture(_rgb(image), info, hashlib.sha256(data).hexdigest())
+
+
+def read_mask(path: Path, threshold: int = 128) -> MaskFile:
+    """``load_mask`` and what else there is to know of the file, from one reading.
+
+    Raises:
+        ImageError: as ``load_image``.
+    """
+    with _reading(path):
+        data = _whole(path)
+        image, info = _decode(path, BytesIO(data))
+        mask, grey = _mask_of(image, info.format, threshold)
+        is_png = (info.format, info.mode, info.orientation) == ("PNG", "L", 1)
+        is_clean = is_png and grey is not None and np.array_equal(grey, mask * np.uint8(255))
+        return MaskFile(mask, grey, is_clean, hashlib.sha256(data).hexdigest())
 
 
 def turn_upright(mask: NDArray[np.bool_], orientation: int) -> NDArray[np.bool_]:
@@ -203,6 +258,12 @@ def _decode(path: Path, data: BytesIO | None = None) -> tuple[Image.Image, Image
         return (image.transpose(_TURNS[info.orientation]) if info.orientation in _TURNS else image), info
 
 
+def _whole(path: Path) -> bytes:
+    if path.stat().st_size > MAX_BYTES:
+        raise _too_large(path, f"{path.stat().st_size} bytes")
+    return path.read_bytes()
+
+
 @contextlib.contextmanager
 def _reading(path: Path) -> Iterator[None]:
     """Map whatever reading ``path`` raises to an ImageError."""
@@ -221,13 +282,14 @@ def _info(image: Image.Image) -> ImageInfo:
     return ImageInfo(width, height, image.mode, str(image.format), orientation)
 
 
-def _mask_of(image: Image.Image, kind: str, threshold: int) -> NDArray[np.bool_]:
+def _mask_of(image: Image.Image, kind: str, threshold: int) -> tuple[NDArray[np.bool_], NDArray[np.uint8] | None]:
+    """The mask, and the grey values it was taken from where they are any."""
     if image.mode == "P" and _is_coloured(image):
-        return np.asarray(image) > 0
+        return np.asarray(image) > 0, None
     grey = _grey(image)
     if kind not in ("JPEG", "MPO") and threshold > 1 and int(grey.max(initial=0)) == 1:
         threshold = 1
-    return np.greater_equal(grey, threshold)
+    return np.greater_equal(grey, threshold), grey
 
 
 def _grey(image: Image.Image) -> NDArray[np.uint8]:
@@ -271,7 +333,8 @@ def _to_8_bit(values: NDArray[np.generic]) -> NDArray[np.uint8]:
 
 def _too_large(path: Path, found: str) -> ImageError:
     return ImageError(
-        f"{path}: too large ({found}), expected at most {MAX_PIXELS} pixels", hint="shrink it or cut it into tiles"
+        f"{path}: too large ({found}), expected at most {MAX_PIXELS} pixels and {MAX_BYTES} bytes",
+        hint="shrink it or cut it into tiles",
     )
 
 

@@ -55,7 +55,7 @@ def plan_names(good: Sequence[Checked]) -> list[Planned]:
 
 
 def write_image(
-    planned: Sequence[Planned], target: Mapping[str, Path], raw: Path, options: SourceParams, threshold: int
+    planned: Sequence[Planned], target: Mapping[str, Path], options: SourceParams, threshold: int
 ) -> list[Record]:
     """Write the samples of one image and describe them.
 
@@ -64,7 +64,6 @@ def write_image(
     Args:
         planned: all samples of the image, at least one.
         target: ``images`` and ``masks`` to the folders of the samples' split.
-        raw: the folder of the source.
         options: what the samples were checked with.
         threshold: the same.
     """
@@ -85,52 +84,44 @@ def write_image(
             shutil.copyfile(annotation.files[0], mask)
         else:
             save_png(mask, drawn[at])
-        records.append(_record(sample, image, mask, raw))
+        records.append(_record(sample, image, mask))
     return records
 
 
-def _record(sample: Planned, image: Path, mask: Path, raw: Path) -> Record:
+def _record(sample: Planned, image: Path, mask: Path) -> Record:
     checked = sample.checked
-    assert checked.source.image is not None
     return Record(
         id=f"{sample.split}/images/{image.name}",
         split=sample.split,
         image=f"{sample.split}/images/{image.name}",
         mask=f"{sample.split}/masks/{mask.name}",
-        width=checked.width,
-        height=checked.height,
-        foreground_frac=checked.foreground_frac,
-        label=checked.label,
+        width=checked.size[0],
+        height=checked.size[1],
+        foreground_frac=checked.facts.mask.foreground_frac if checked.facts.mask else 0.0,
+        label=checked.facts.label,
         instance=-1 if checked.part is None else checked.part,
         # A file that was copied has its source's digest.
-        image_sha256=checked.image_sha256 if checked.keep_image else sha256_file(image),
-        mask_sha256=sha256_file(mask),
-        source_image=checked.source.image.relative_to(raw).as_posix(),
-        source_mask=_annotated_in(checked, raw),
+        image_sha256=checked.facts.image_sha256 if checked.keep_image else sha256_file(image),
+        mask_sha256=checked.facts.mask_digest if checked.keep_mask else sha256_file(mask),
+        source_image=checked.facts.image_file,
+        source_mask=checked.facts.mask_file,
     )
 
 
-def quarantine(checked: Checked, raw: Path) -> Record:
+def quarantine(checked: Checked) -> Record:
     """The manifest's row of a sample that cannot be used."""
-    image = checked.source.image
     return Record(
         id=checked.key,
         split=checked.split or "",
-        width=checked.width,
-        height=checked.height,
-        label=checked.label,
+        width=checked.size[0],
+        height=checked.size[1],
+        label=checked.facts.label,
         instance=-1 if checked.part is None else checked.part,
-        source_image=image.relative_to(raw).as_posix() if image else "",
-        source_mask=_annotated_in(checked, raw),
+        source_image=checked.facts.image_file,
+        source_mask=checked.facts.mask_file,
         status=QUARANTINED,
         reason=checked.reason,
     )
-
-
-def _annotated_in(checked: Checked, raw: Path) -> str:
-    """The annotation's file in the source; the first of several."""
-    annotation = checked.source.annotation
-    return annotation.files[0].relative_to(raw).as_posix() if annotation is not None else ""
 
 
 def _image_name(sample: Checked) -> str:

@@ -9,23 +9,33 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from samcl_core.config import Params, SourceParams
 from samcl_core.domains.annotations import MaskFiles, codes_of
+from samcl_core.domains.datareport import REPORT_HTML, summarize, view_loader, worst_pictures, write_report
+from samcl_core.domains.domain_checks import check_domain, leaking_samples, similar_images
 from samcl_core.domains.drops import card_of
+from samcl_core.domains.findings import Finding, sort_findings
 from samcl_core.domains.formats import Format, ReadOptions, SourceImage, detect_format, get_format, unwrap
+from samcl_core.domains.images import load_image
 from samcl_core.domains.layout import POINTS_FILE, SPLITS
 from samcl_core.domains.manifest import Record, write_manifest
 from samcl_core.domains.points import write_object
 from samcl_core.domains.splits import SplitItem, assign_splits, cap_samples, groups_of, listed_names
-from samcl_core.domains.validation import Checked, check_source
+from samcl_core.domains.validation import Checked, check_source, masks_of
 from samcl_core.domains.workers import map_files
 from samcl_core.domains.writing import Planned, plan_names, quarantine, write_image
-from samcl_core.errors import DataError, LayoutError
+from samcl_core.errors import DataError, ImageError, LayoutError
 from samcl_core.files import staged_folder
 from samcl_core.progress import Progress, silent
 from samcl_core.stages.places import Places
 
-__all__ = ["Survey", "refuse_unusable", "run", "survey"]
+__all__ = ["REPORT", "Survey", "refuse_unusable", "run", "survey"]
+
+REPORT = "report"
+"""Folder of a domain that holds ``report.json`` and ``report.html``."""
 
 _MAX_SHOWN = 5
 
@@ -39,6 +49,7 @@ class Survey:
         options: what its ``domain.yaml`` and ``params.yaml`` say about it.
         good: samples that can be used, each with its split.
         bad: samples that cannot, each with the reason.
+        findings: everything that the checks found, the worst first.
         num_left_out: images and samples that the options leave out.
     """
 
@@ -46,6 +57,7 @@ class Survey:
     options: SourceParams
     good: tuple[Checked, ...]
     bad: tuple[Checked, ...]
+    findings: tuple[Finding, ...] = ()
     num_left_out: int = 0
 
     @property
@@ -61,7 +73,7 @@ def run(root: Path, params: Params, domain: str, progress: Progress = silent) ->
 
     Returns:
         Counts: ``num_train``, ``num_val``, ``num_test``, ``num_quarantined``, ``reasons`` of the quarantine,
-        ``num_left_out`` by options, ``num_shared_images`` (the same bytes in train and test), the ``format`` found.
+        ``num_left_out`` by options, ``num_warnings`` of the checks, the ``format`` found.
 
     Raises:
         LayoutError: nothing arrived, or not in a known layout.
@@ -70,10 +82,19 @@ def run(root: Path, params: Params, domain: str, progress: Progress = silent) ->
     places = Places(root)
     raw = places.raw(domain)
     declared = params.domains[domain]
-    found = survey(raw, params, declared.format, declared, progress)
-    refuse_unusable(found, domain, declared.role, params.ingest.max_bad_frac)
     threshold = params.ingest.mask_threshold or 128
-    records = _write(places.domain(domain), raw, found, threshold, progress)
+    found = survey(raw, params, declared.format, declared, progress)
+    planned = plan_names(found.good)
+    target = places.domain(domain)
+    try:
+        refuse_unusable(found, domain, declared.role, params.ingest.max_bad_frac)
+    except DataError as exc:
+        # Beside the domain, which stays as it was.
+        rows = [quarantine(sample) for sample in found.bad]
+        page = _report(places.failed_report(domain), domain, found, rows, threshold)
+        raise DataError(f"{exc.message}\n  the report with pictures: {page}", hint=exc.hint) from exc
+    records = _write(target, planned, found, threshold, progress)
+    _report(target / REPORT, domain, found, [*records, *map(quarantine, found.bad)], threshold)
     return {
         "domain": domain,
         "format": found.format,
@@ -81,7 +102,7 @@ def run(root: Path, params: Params, domain: str, progress: Progress = silent) ->
         "num_quarantined": len(found.bad),
         "reasons": found.reasons,
         "num_left_out": found.num_left_out,
-        "num_shared_images": _num_shared(records),
+        "num_warnings": sum(one.severity == "warning" for one in found.findings),
     }
 
 
@@ -109,21 +130,41 @@ def survey(
     threshold = params.ingest.mask_threshold or 128
     options = (declared or SourceParams()).over(card_of(raw) if raw.is_dir() else SourceParams())
     source_format, images = _scan(raw, format, options)
-    looked = map_files(lambda image: check_source(image, raw, options, threshold), images, progress, "checking images")
+    looked = map_files(
+        lambda image: check_source(image, raw, options, threshold, params.ingest.checks),
+        images,
+        progress,
+        "checking images",
+    )
     checked = [sample for samples in looked for sample in samples]
     _refuse_unknown_classes(checked, images, options)
-    good = [sample for sample in checked if not sample.reason]
-    splits = _splits(good, checked, options, params, unwrap(raw))
-    kept = _capped([replace(sample, split=splits[sample.key]) for sample in good], options.max_samples, params.seed)
-    num_left_out = sum(not samples for samples in looked) + len(good) - len(kept)
-    bad = tuple(sample for sample in checked if sample.reason)
-    return Survey(source_format.name, options, tuple(kept), bad, num_left_out)
+    bad = [sample for sample in checked if sample.reason]
+    whole = [sample for sample in checked if not sample.reason]
+    splits = _splits(whole, bad, options, params, unwrap(raw))
+    kept = _capped([sample.in_split(splits[sample.key]) for sample in whole], options.max_samples, params.seed)
+    progress("comparing images", 0, 0)
+    leaks = leaking_samples([sample.facts for sample in kept])
+    good = [sample for at, sample in enumerate(kept) if at not in leaks]
+    bad += [replace(kept[at], put_aside=reason) for at, reason in leaks.items()]
+    return Survey(
+        format=source_format.name,
+        options=options,
+        good=tuple(good),
+        bad=tuple(bad),
+        findings=tuple(
+            sort_findings(
+                [found for sample in checked for found in sample.findings]
+                + check_domain([sample.facts for sample in kept], params.ingest.checks)
+            )
+        ),
+        num_left_out=sum(not samples for samples in looked) + len(whole) - len(kept),
+    )
 
 
 def _splits(
-    good: Sequence[Checked], checked: Sequence[Checked], options: SourceParams, params: Params, source: Path
+    good: Sequence[Checked], bad: Sequence[Checked], options: SourceParams, params: Params, source: Path
 ) -> dict[str, str]:
-    """The split of each good image, by key."""
+    """The split of each good image, by key. Near-duplicates are torn apart by the source alone, never by the seed."""
     groups = groups_of([sample.key for sample in good], options, source)
     items = {
         sample.key: SplitItem(sample.key, sample.split, groups.get(sample.key, sample.source.group)) for sample in good
@@ -137,7 +178,8 @@ def _splits(
         test=wanted["test"],
         val=wanted["val"],
         seed=params.seed,
-        others=[sample.key for sample in checked if sample.reason],
+        twins=similar_images([sample.facts for sample in good], params.ingest.checks),
+        others=[sample.key for sample in bad],
     )
 
 
@@ -208,11 +250,28 @@ def _refuse_empty_split(domain: str, good: Sequence[Checked], *, is_test_only_al
     )
 
 
-def _write(target: Path, raw: Path, found: Survey, threshold: int, progress: Progress) -> list[Record]:
+def _report(folder: Path, domain: str, found: Survey, rows: Sequence[Record], threshold: int) -> Path:
+    """Write the report of a domain; returns the page."""
+    samples = [*found.good, *found.bad]
+
+    def read(number: int) -> tuple[NDArray[np.uint8] | None, NDArray[np.bool_] | None]:
+        sample = samples[number]
+        pixels = mask = None
+        with contextlib.suppress(ImageError, DataError):
+            pixels = load_image(sample.source.image) if sample.source.image else None
+            mask = masks_of([sample], found.options, threshold)[0] if pixels is not None else None
+        return pixels, mask
+
+    load = view_loader([sample.facts for sample in samples], read)
+    summary = summarize(rows, found.findings, domain=domain, format=found.format)
+    write_report(folder, summary, found.findings, worst_pictures(found.findings, load))
+    return folder / REPORT_HTML
+
+
+def _write(target: Path, planned: Sequence[Planned], found: Survey, threshold: int, progress: Progress) -> list[Record]:
     """All files of the domain; the manifest is removed first and written last. Returns the rows of the good samples."""
     manifest = target / "manifest.parquet"
     manifest.unlink(missing_ok=True)
-    planned = plan_names(found.good)
     with contextlib.ExitStack() as stack:
         masks = stack.enter_context(staged_folder(target / "annotations"))
         folders = {}
@@ -227,13 +286,13 @@ def _write(target: Path, raw: Path, found: Survey, threshold: int, progress: Pro
         for sample in planned:
             by_image.setdefault(sample.checked.key, []).append(sample)
         written = map_files(
-            lambda samples: write_image(samples, folders[samples[0].split], raw, found.options, threshold),
+            lambda samples: write_image(samples, folders[samples[0].split], found.options, threshold),
             list(by_image.values()),
             progress,
             "writing",
         )
     records = [record for some in written for record in some]
-    write_manifest(manifest, [*records, *(quarantine(sample, raw) for sample in found.bad)])
+    write_manifest(manifest, [*records, *(quarantine(sample) for sample in found.bad)])
     return records
 
 
@@ -245,8 +304,3 @@ def _has_points(planned: Planned) -> bool:
     source = planned.checked.source
     is_whole = isinstance(source.annotation, MaskFiles) and len(source.annotation.paths) == 1
     return source.points is not None and is_whole and planned.checked.orientation == 1
-
-
-def _num_shared(records: Sequence[Record]) -> int:
-    digests = {split: {record.image_sha256 for record in records if record.split == split} for split in SPLITS}
-    return len(digests["train"] & digests["test"])

@@ -31,6 +31,10 @@ class Places:
         """The ingested domain."""
         return self.root / "data" / domain
 
+    def failed_report(self, domain: str) -> Path:
+        """The report on data that could not be ingested; of this machine alone."""
+        return self.root / ".samcl" / "reports" / domain
+
     def embeddings(self, role: str, domain: str) -> Path:
         """Selector embeddings of a domain's images."""
         return self.root / "embeddings" / role / f"{domain}.safetensors"

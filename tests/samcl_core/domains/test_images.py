@@ -14,11 +14,12 @@ from samcl_core.domains.images import (
     image_size,
     load_image,
     load_mask,
-    read_annotation,
+    read_mask,
     save_png,
     turn_upright,
 )
 from samcl_core.errors import ImageError
+from samcl_core.files import sha256_file
 
 RNG = np.random.default_rng(0)
 COLOURS = RNG.integers(0, 256, (6, 9, 3), dtype=np.uint8)
@@ -150,10 +151,10 @@ def test_random_bytes_after_a_real_header_never_crash(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("threshold", "expected"), [(128, [False, False, True, True]), (255, [False] * 3 + [True])])
 def test_mask_threshold(tmp_path: Path, threshold: int, expected: list[bool]) -> None:
     path = _save(tmp_path / "m.png", Image.fromarray(np.array([[0, 127, 128, 255]], dtype=np.uint8)))
-    mask, is_clean = read_annotation(path, threshold)
-    assert mask.dtype == np.bool_
-    assert mask[0].tolist() == expected
-    assert not is_clean
+    file = read_mask(path, threshold)
+    assert file.mask.dtype == np.bool_
+    assert file.mask[0].tolist() == expected
+    assert not file.is_clean
 
 
 def test_masks_of_zero_and_one(tmp_path: Path) -> None:
@@ -175,9 +176,9 @@ def test_masks_of_other_modes(tmp_path: Path) -> None:
     truth = np.array([[0, 255, 0, 255]], dtype=np.uint8)
     for mode in ("1", "RGB", "RGBA", "LA"):
         path = _save(tmp_path / f"{mode}.png", Image.fromarray(truth).convert(mode))
-        mask, is_clean = read_annotation(path)
-        assert mask[0].tolist() == [False, True, False, True]
-        assert not is_clean
+        file = read_mask(path)
+        assert file.mask[0].tolist() == [False, True, False, True]
+        assert not file.is_clean
     wide = _save(tmp_path / "wide.png", Image.fromarray(truth.astype(np.uint16) * 257))
     assert load_mask(wide)[0].tolist() == [False, True, False, True]
 
@@ -186,7 +187,8 @@ def test_saved_masks_are_clean_and_their_bytes_repeat(tmp_path: Path) -> None:
     truth = RNG.random((20, 30)) > 0.5
     save_png(tmp_path / "a.png", truth)
     save_png(tmp_path / "b.png", truth)
-    mask, is_clean = read_annotation(tmp_path / "a.png")
-    np.testing.assert_array_equal(mask, truth)
-    assert is_clean
+    file = read_mask(tmp_path / "a.png")
+    np.testing.assert_array_equal(file.mask, truth)
+    assert file.is_clean
+    assert file.sha256 == sha256_file(tmp_path / "a.png")
     assert (tmp_path / "a.png").read_bytes() == (tmp_path / "b.png").read_bytes()

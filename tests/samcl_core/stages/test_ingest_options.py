@@ -168,7 +168,7 @@ def test_a_turned_image_turns_what_was_drawn_on_its_pixels(tmp_path: Path, raw: 
     from samcl_core.domains.validation import check_source, masks_of
 
     checked = check_source(turned[0], raw, SourceParams(), 128)
-    assert (checked[0].width, checked[0].height, checked[0].turn_mask) == (2 * SIZE, SIZE, True)
+    assert (*checked[0].size, checked[0].turn_mask) == (2 * SIZE, SIZE, True)
     mask = masks_of(checked, SourceParams(), 128)[0]
     rows, columns = np.nonzero(mask)
     assert mask.shape == (SIZE, 2 * SIZE) and mask.sum() == 32

@@ -16,6 +16,7 @@ from PIL import Image
 
 from samcl_core.config import Params, parse_params
 from samcl_core.domains import Domain, load_image, load_mask
+from samcl_core.domains.datareport import read_report
 from samcl_core.domains.images import save_png
 from samcl_core.domains.synthetic import draw, write_domain
 from samcl_core.errors import DataError, ImageError, LayoutError, UsageError
@@ -34,12 +35,12 @@ def _pair(index: int) -> tuple[np.ndarray, np.ndarray]:
     return draw("crack", size_px=SIZE, seed=0, split="train", index=index)
 
 
-def _write_flat(raw: Path, count: int) -> None:
-    """``images/`` and ``masks/`` with ``count`` good PNG pairs."""
+def _write_flat(raw: Path, count: int, first: int = 0) -> None:
+    """``images/`` and ``masks/`` with ``count`` good PNG pairs, drawn from number ``first`` on."""
     for kind in ("images", "masks"):
         (raw / kind).mkdir(parents=True, exist_ok=True)
     for index in range(count):
-        image, mask = _pair(index)
+        image, mask = _pair(first + index)
         save_png(raw / "images" / f"{index:02d}.png", image)
         save_png(raw / "masks" / f"{index:02d}.png", mask)
 
@@ -72,7 +73,7 @@ def test_the_published_layout_is_kept_byte_for_byte(tmp_path: Path, raw: Path) -
         "num_quarantined": 0,
         "reasons": {},
         "num_left_out": 0,
-        "num_shared_images": 0,
+        "num_warnings": 1,  # the point is not in its mask
     }
     target = tmp_path / "data" / "D"
     for split in ("train", "test"):
@@ -121,7 +122,7 @@ def test_bad_pairs_are_quarantined_with_their_reason(tmp_path: Path, raw: Path) 
     assert (summary["num_quarantined"], summary["num_train"] + summary["num_test"]) == (6, 14)
     assert summary["reasons"]["images/00.png"] == "cannot be read: not an image"
     assert summary["reasons"]["images/01.png"].startswith("masks/01.png: cannot be read")
-    assert summary["reasons"]["images/02.png"] == "the mask is empty: no pixel reaches 128"
+    assert summary["reasons"]["images/02.png"] == "masks/02.png: the mask is empty"
     assert summary["reasons"]["images/03.png"] == "the mask is 47x48 pixels, the image 48x48"
     assert summary["reasons"]["images/04.png"] == "the image has no mask"
     assert summary["reasons"]["masks/05.png"] == "the mask has no image"
@@ -142,6 +143,9 @@ def test_too_many_bad_pairs_fail_and_leave_the_domain_as_it_was(tmp_path: Path, 
         ingest.run(tmp_path, _params(), "D")
     assert "images/00.png" in str(caught.value)
     assert digest_files(tmp_path / "data/D") == before
+    summary, findings = read_report(tmp_path / ".samcl/reports/D")
+    assert [found.files for found in findings] == [(f"images/{index:02d}.png",) for index in range(3)]
+    assert summary.num_quarantined == 3 and str(tmp_path / ".samcl/reports/D/report.html") in str(caught.value)
 
 
 @pytest.mark.parametrize(
@@ -246,8 +250,8 @@ def test_the_threshold_is_the_profiles(tmp_path: Path, raw: Path) -> None:
 
 
 def test_names_that_clash_or_sort_differently_are_made_distinct(tmp_path: Path, raw: Path) -> None:
-    for split in ("train", "training", "test"):
-        _write_flat(raw / split, 1)
+    for number, split in enumerate(("train", "training", "test")):
+        _write_flat(raw / split, 1, first=number)
     _, mask = _pair(0)
     for name in ("x.jpg", "x.b.jpg"):
         Image.fromarray(_pair(3)[0]).save(raw / "train/images" / name)
@@ -264,10 +268,14 @@ def test_names_that_clash_or_sort_differently_are_made_distinct(tmp_path: Path, 
     assert [by_image[name] for name in _names(folder / "images")] == _names(folder / "masks")
 
 
-def test_images_in_both_splits_are_counted(tmp_path: Path, raw: Path) -> None:
-    write_domain(raw, "crack", 3, 2, SIZE, seed=0)
+def test_an_image_in_both_splits_is_tested_and_not_trained(tmp_path: Path, raw: Path) -> None:
+    write_domain(raw, "crack", 6, 2, SIZE, seed=0)
     shutil.copy(raw / "train/images/crack_0001.png", raw / "test/images/crack_0001.png")
-    assert ingest.run(tmp_path, _params(), "D")["num_shared_images"] == 1
+    summary = ingest.run(tmp_path, _params(), "D")
+    assert (summary["num_train"], summary["num_test"]) == (5, 2)
+    assert summary["reasons"] == {
+        "train/images/crack_0001.png": "the same picture is in test: test/images/crack_0001.png"
+    }
 
 
 def test_levels_that_archives_add_are_taken_off(tmp_path: Path, raw: Path) -> None:
@@ -281,7 +289,8 @@ def test_a_new_arrival_replaces_the_files_of_the_old_one(tmp_path: Path, raw: Pa
     ingest.run(tmp_path, _params(), "D")
     write_domain(raw, "rail", 2, 1, SIZE, seed=0)
     ingest.run(tmp_path, _params(), "D")
-    assert all("rail" in name for name in digest_files(tmp_path / "data/D") if name != "manifest.parquet")
+    names = [name for name in digest_files(tmp_path / "data/D") if not name.startswith("report/")]
+    assert all("rail" in name for name in names if name != "manifest.parquet")
     assert not list((tmp_path / "data/D").rglob("*.tmp"))
 
 
