@@ -15,7 +15,7 @@ from PIL import Image
 
 from samcl_core.files import write_atomic
 
-__all__ = ["Mask", "Points", "Rgb", "draw_box", "fit_within", "overlay", "to_pixels", "write_png"]
+__all__ = ["Mask", "Points", "Rgb", "draw_box", "fit_within", "overlay", "to_pixels", "write_picture", "write_png"]
 
 Rgb = NDArray[np.uint8]
 """(H, W, 3) uint8."""
@@ -42,8 +42,24 @@ def to_pixels(points: Points, width: int, height: int, frame_px: float = 1024.0)
 
 def write_png(path: Path, image: Rgb) -> None:
     """Write (H, W, 3) RGB or (H, W) grey uint8 as PNG, atomically and without time or program stamps."""
+    _write(path, image, "PNG")
+
+
+def write_picture(path: Path, image: Rgb) -> None:
+    """Write (H, W, 3) RGB as what the suffix says (``.png``, ``.jpg``, ``.webp`` ...), atomically.
+
+    Raises:
+        ValueError: the suffix is none of a format that can be written.
+    """
+    kind = Image.registered_extensions().get(path.suffix.lower())
+    if kind not in Image.SAVE:
+        raise ValueError(f"{path.name}: no picture can be written under this suffix")
+    _write(path, image, kind)
+
+
+def _write(path: Path, image: Rgb, kind: str) -> None:
     buffer = io.BytesIO()
-    Image.fromarray(np.ascontiguousarray(image)).save(buffer, "PNG")
+    Image.fromarray(np.ascontiguousarray(image)).save(buffer, kind)
     write_atomic(path, buffer.getvalue())
 
 

@@ -14,6 +14,7 @@ from flows.cli import (
     bank,
     benchmark,
     checkpoints,
+    data,
     demo,
     deploy,
     lineage,
@@ -57,6 +58,7 @@ app.command("remove")(workspace.remove)
 app.command("server")(workspace.server)
 app.add_typer(bank.app, name="bank")
 app.add_typer(checkpoints.app, name="checkpoints")
+app.add_typer(data.app, name="data")
 
 DEBUG = "--debug"
 INTERRUPTED = 130

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from samcl_core.drawing import draw_box, fit_within, overlay, to_pixels, write_png
+from samcl_core.drawing import draw_box, fit_within, overlay, to_pixels, write_picture, write_png
 
 HEIGHT, WIDTH = 90, 120
 GREY = np.full((HEIGHT, WIDTH, 3), 128, np.uint8)
@@ -109,3 +109,17 @@ def test_the_long_side_fits(shape: tuple[int, int], expected: tuple[int, int]) -
 def test_a_mask_of_another_size_does_not_fit() -> None:
     with pytest.raises(ValueError, match=r"the mask is \(5, 4\), expected the image's \(4, 5\)"):
         fit_within(np.zeros((4, 5, 3), np.uint8), np.ones((5, 4), bool), 40)
+
+
+@pytest.mark.parametrize(("name", "kind"), [("x.png", "PNG"), ("x.JPG", "JPEG"), ("x.webp", "WEBP")])
+def test_a_picture_is_what_its_suffix_says(tmp_path: Path, name: str, kind: str) -> None:
+    write_picture(tmp_path / name, GREY)
+    with Image.open(tmp_path / name) as image:
+        assert (image.format, image.size) == (kind, (WIDTH, HEIGHT))
+
+
+@pytest.mark.parametrize("name", ["x.unknown", "x", "x.svg"])
+def test_no_picture_is_written_under_an_unknown_suffix(tmp_path: Path, name: str) -> None:
+    with pytest.raises(ValueError, match=f"{name}: no picture"):
+        write_picture(tmp_path / name, GREY)
+    assert list(tmp_path.iterdir()) == []
