@@ -106,9 +106,10 @@ def overlay(
 
 def draw_box(image: Rgb, box: tuple[float, float, float, float]) -> None:
     """Draw ``x0, y0, x1, y1`` (outer edges, in pixels) into the image."""
-    thickness = _thickness(image)
+    # Thin, so that small objects are still to be seen in theirs.
+    thickness = max(1, _thickness(image) // 2)
     first, last = (math.floor(box[0]), math.floor(box[1])), (math.ceil(box[2]) - 1, math.ceil(box[3]) - 1)
-    cv2.rectangle(image, first, last, _DARK, thickness + 2 * max(1, thickness // 2))
+    cv2.rectangle(image, first, last, _DARK, 3 * thickness)
     cv2.rectangle(image, first, last, _BOX, thickness)
 
 

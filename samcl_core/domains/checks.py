@@ -141,7 +141,8 @@ def _check_files(facts: SampleFacts) -> list[Finding]:
         if problem:
             # The words of images.load_image: the size in the header is refused before anything is decoded.
             check = "too_large" if "too large (" in problem else "unreadable"
-            found.append(finding(f"{what}.{check}", [file or facts.image_file], problem))
+            # A message names its file as it was opened; where the data set lies on this machine says nothing.
+            found.append(finding(f"{what}.{check}", [file or facts.image_file], problem.split(f"{file}: ", 1)[-1]))
     return found
 
 

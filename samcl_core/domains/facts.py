@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,6 +20,7 @@ _MIN_PART_FRAC = 0.1
 # A JPEG block is 8 pixels wide: ringing and blur around an edge reach as far, and no farther.
 _HALO_PX = 8
 _TOLERANCE = 1 / 8
+_CLEAR = 8.0
 
 
 @dataclass(frozen=True)
@@ -26,7 +28,8 @@ class ImageFacts:
     """What is measured of a picture.
 
     Attributes:
-        contrast: standard deviation of its grey values, of the channel with the largest one; 0 when constant.
+        contrast: standard deviation of the thumbnail's grey values; where that is little, of the image's channel with
+            the largest one. 0 when constant.
         hash: perceptual hash, 0 .. 2**64 - 1 (``similarity.fingerprint``).
         thumbnail: its 32 x 32 grey values, row by row.
     """
@@ -72,9 +75,15 @@ class PointFacts:
 
 def image_facts(image: NDArray[np.uint8]) -> ImageFacts:
     """Measure a picture, (H, W, 3) uint8 RGB."""
-    _, deviation = cv2.meanStdDev(image)
     number, thumbnail = fingerprint(image)
-    return ImageFacts(round(float(deviation.max()), 3), number, thumbnail.tobytes())
+    contrast = _deviation(thumbnail)
+    if contrast < _CLEAR:
+        contrast = max(contrast, _deviation(image))
+    return ImageFacts(round(contrast, 3), number, thumbnail.tobytes())
+
+
+def _deviation(pixels: NDArray[np.uint8]) -> float:
+    return float(cv2.meanStdDev(pixels)[1].max())
 
 
 def mask_facts(
@@ -140,40 +149,64 @@ def _shape(pixels: NDArray[np.uint8], count: int, model_px: int, min_part_frac: 
     if scale < 1:
         size = (max(1, round(width * scale)), max(1, round(height * scale)))
         # A line thinner than a pixel stays in one piece here; how much of each pixel it covers says how thin it is.
-        cover = cv2.resize(cut * np.uint8(255), size, interpolation=cv2.INTER_AREA)
+        cover = np.asarray(cv2.resize(cut * np.uint8(255), size, interpolation=cv2.INTER_AREA), dtype=np.uint8)
         cut = np.asarray(cover > 0).view(np.uint8)
         count = cv2.countNonZero(cut)
-    num_labels, found, stats, _ = cv2.connectedComponentsWithStats(cut, connectivity=8)
-    labels = np.asarray(found, dtype=np.int32)
-    areas = stats[:, cv2.CC_STAT_AREA].astype(np.float64)
-    widths = _widths(cut, labels, areas, count * min_part_frac)
-    if cover is not None:
-        # A side shorter than one pixel of the model was rounded up to one.
-        true = width * height * scale**2 / cover.size / 255
-        covered = np.bincount(labels.ravel(), weights=cover.ravel(), minlength=num_labels) * true
-        widths = {part: value * float(covered[part] / areas[part]) for part, value in widths.items()}
-    return num_labels - 1, min(widths.values()) * model_px / max(long_side * scale, 1.0)
+    parts = _parts(cut)
+    weights = [1.0] * len(parts) if cover is None else _weights(cut, cover, parts, width * height * scale**2)
+    least = min(count * min_part_frac, max(part.area for part in parts))
+    widths = [
+        _width(part.area, part.outline) * weight
+        for part, weight in zip(parts, weights, strict=True)
+        if part.area >= least
+    ]
+    return len(parts), min(widths) * model_px / max(long_side * scale, 1.0)
 
 
-def _widths(
-    cut: NDArray[np.uint8], labels: NDArray[np.int32], areas: NDArray[np.float64], min_area: float
-) -> dict[int, float]:
-    """Label to width of every part of at least ``min_area`` pixels; of the largest in any case.
+@dataclass
+class _Part:
+    """A connected part: number of pixels, length of its outline with those of its holes, one of its pixels."""
 
-    The width is that of the rectangle with the same area A and outline P: the smaller root of
-    w**2 - P/2 w + A = 0. It is exact for lines of any direction, and a square's side for compact parts.
+    area: float
+    outline: float
+    row: int
+    column: int
+
+
+def _parts(cut: NDArray[np.uint8]) -> list[_Part]:
+    """The connected parts (8 neighbours) of a mask that is not empty.
+
+    An outline runs through the centres of the outermost pixels. With the area A inside and B pixels on it, there are
+    A + B/2 + 1 pixels on and inside it, and a hole has A - B/2 + 1 (Pick's theorem).
     """
-    outlines: dict[int, float] = {}
-    # The border belongs to the outline: without it, contours of parts that touch it are still closed.
-    for contour in cv2.findContours(cut, cv2.RETR_LIST, cv2.CHAIN_APPROX_NONE)[0]:
-        column, row = contour[0, 0]
-        part = int(labels[row, column])
-        outlines[part] = outlines.get(part, 4.0) + cv2.arcLength(contour, closed=True)
-    least = min(min_area, float(areas[1:].max()))
-    return {part: _width(float(areas[part]), outline) for part, outline in outlines.items() if areas[part] >= least}
+    contours, tree = cv2.findContours(cut, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)
+    parts: dict[int, _Part] = {}
+    for number, (contour, (_, _, _, parent)) in enumerate(zip(contours, tree[0].tolist(), strict=True)):
+        inside, on = cv2.contourArea(contour), len(contour) / 2 if len(contour) > 1 else 0.0
+        length = cv2.arcLength(contour, closed=True)
+        if parent < 0:
+            column, row = contour[0, 0].tolist()
+            parts[number] = _Part(inside + on + 1, length + 4, row, column)
+        else:
+            parts[parent].area -= inside - on + 1
+            parts[parent].outline += length
+    return list(parts.values())
+
+
+def _weights(cut: NDArray[np.uint8], cover: NDArray[np.uint8], parts: Sequence[_Part], true_size: float) -> list[float]:
+    """For each part the area that it really has by its number of pixels, at the scale of the model."""
+    num_labels, labels = cv2.connectedComponents(cut, connectivity=8)
+    covered = np.bincount(np.asarray(labels).ravel(), weights=cover.ravel(), minlength=num_labels)
+    # A side shorter than one pixel of the model was rounded up to one.
+    unit = true_size / cover.size / 255
+    return [float(covered[labels[part.row, part.column]]) * unit / part.area for part in parts]
 
 
 def _width(area: float, outline: float) -> float:
+    """Of the rectangle with the same area A and outline P: the smaller root of w**2 - P/2 w + A = 0.
+
+    It is exact for straight lines, and for compact parts a square's side.
+    """
     return (outline - math.sqrt(max(0.0, outline**2 - 16 * area))) / 4
 
 

@@ -175,8 +175,8 @@ def _histogram(summary: DataSummary) -> str:
             tall = round(height * count / split.num_samples / highest, 1)
             marks.append(
                 f'<rect x="{left + at * group + number * bar:.1f}" y="{20 + height - tall:.1f}" width="{bar - 1:.1f}"'
-                f' height="{tall:.1f}" fill="{colour}"><title>{_text(name)}: {count:,} samples'
-                f" {_text(FOREGROUND_BINS[at])}</title></rect>"
+                f' height="{tall:.1f}" fill="{colour}"><title>{_text(name)}, foreground'
+                f" {_text(FOREGROUND_BINS[at])}: {count:,}</title></rect>"
             )
         marks.append(
             f'<rect x="{left + number * 90}" y="2" width="10" height="10" fill="{colour}"/>'
