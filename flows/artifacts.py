@@ -35,8 +35,9 @@ def publish_step(root: Path, params: Params, step: str, registered: Mapping[str,
 
 def _r_matrix(root: Path, params: Params, step: str) -> str:
     order = params.steps()[: params.steps().index(step) + 1]
+    fits = [row for row in params.fits() if row <= len(order)]
     frame = merge_steps([read_r_matrix(Places(root).scores(name)) for name in (BASE, *order)])
-    tables = [f"## {metric}\n\n{r_matrix_markdown(frame, metric, order)}" for metric in _metrics(frame)]
+    tables = [f"## {metric}\n\n{r_matrix_markdown(frame, metric, order, fits=fits)}" for metric in _metrics(frame)]
     head = f"# R matrix after {step}\n\nRows are steps (0 is the plain backbone), columns are test sets."
     return "\n\n".join([head, *tables])
 

@@ -1,4 +1,4 @@
-"""The flow of a stream: many domains in order inside one flow run, resumable after any interruption."""
+"""The flow of a stream: many domains inside one flow run, learnt side by side and published in order; resumable."""
 
 from __future__ import annotations
 
@@ -9,8 +9,9 @@ from typing import Any
 
 from prefect import flow
 
-from flows.arrival import Arrival, ArrivalResult, Progressing, check_arrivals, keep, learn, publish, take_in
+from flows.arrival import Arrival, ArrivalResult, Progressing, check_arrivals, keep, publish
 from flows.promotion import concluded
+from flows.side_by_side import Parts, side_by_side
 from samcl_core.config import Params
 from samcl_core.errors import SamclError, UsageError
 from tasks.steps import require_workspace
@@ -21,21 +22,22 @@ _ROLE_ORDER = {"natural": 0, "unseen": 1, "learn": 2}
 
 
 class StreamStopped(SamclError):
-    """A domain of a stream failed; what came before it is published and stays.
+    """A domain of a stream failed; what was published stays.
 
     Attributes:
-        domain: the one that failed.
-        done: the domains before it.
+        domain: the one that failed, the first of several.
+        done: the domains that are done.
         cause: its error.
     """
 
-    def __init__(self, domain: str, done: Sequence[str], cause: SamclError) -> None:
+    def __init__(self, domain: str, done: Sequence[str], cause: SamclError, others: Sequence[str] = ()) -> None:
         self.domain = domain
         self.done = tuple(done)
         self.cause = cause
         self.exit_code = cause.exit_code
-        before = f"done before it and kept: {', '.join(done)}" if done else "nothing was done before it"
-        super().__init__(f"{domain}: {cause.message}\n  the stream stopped here; {before}", hint=cause.hint)
+        kept = f"done and kept: {', '.join(done)}" if done else "nothing was done before it"
+        failed = f"; failed as well: {', '.join(others)}" if others else ""
+        super().__init__(f"{domain}: {cause.message}\n  the stream stopped here{failed}; {kept}", hint=cause.hint)
 
 
 def in_order(arrivals: Sequence[Arrival]) -> list[Arrival]:
@@ -65,43 +67,87 @@ def _as_arrival(source: Arrival | Mapping[str, Any]) -> Arrival:
 
 @flow(name="domain-stream", validate_parameters=False)
 def domain_stream(
-    root: str | Path, sources: Sequence[Arrival | Mapping[str, Any]] | None = None
+    root: str | Path,
+    sources: Sequence[Arrival | Mapping[str, Any]] | None = None,
+    backfill: bool = False,
 ) -> list[ArrivalResult]:
-    """Take domains in one after the other: each learnt one is trained and published before the next begins.
+    """Take domains in: several at a time are prepared and trained, on the runner that the settings name (``pipeline``).
+
+    One after the other, in their order, they are published: each is a bank that is evaluated, registered and judged.
+    With ``backfill`` all new ones become one bank at the end: one fit of the selector, one evaluation, one version, one
+    decision that looks at each of them. That bank is the one that would have been the last.
 
     Running it again continues where it was interrupted and does nothing where nothing changed. Without sources it
     brings what the workspace declares up to date.
 
     Raises:
         UsageError: a name, role or source cannot be; nothing was changed.
-        StreamStopped: a domain failed; the banks published before it stay.
+        StreamStopped: a domain failed; the banks published before it stay. Of a back-fill the others are published.
     """
     workspace = require_workspace(root)
     arrivals = in_order([_as_arrival(source) for source in sources or declared_arrivals(workspace.params())])
     check_arrivals(workspace, arrivals)
-    progress = Progressing(workspace)
+    progress = Progressing.begun(workspace)
+    with side_by_side(progress, arrivals) as parts:
+        results = (_publish_together if backfill else _publish_each)(progress, parts, arrivals)
+    return concluded(results, results[-1].registered if results else None)
+
+
+def _publish_each(progress: Progressing, parts: Parts, arrivals: Sequence[Arrival]) -> list[ArrivalResult]:
+    workspace = progress.workspace
     results: list[ArrivalResult] = []
-    registered = None
     for arrival in arrivals:
-        progress.outcomes = {}
+        registered: dict[str, Any] | None = None
+        warnings: tuple[str, ...] = ()
         try:
-            registered = None
-            warnings: tuple[str, ...] = ()
-            take_in(progress, arrival)
-            if arrival.role == "learn":
-                learn(progress, arrival.domain)
-                registered = publish(progress, arrival.domain, upto=arrival.domain)
+            parts.finish(arrival)
+            if arrival.role == "learn" and _ends_a_step(workspace.params(), arrival.domain):
+                registered = publish(progress, [arrival.domain], upto=arrival.domain)
                 warnings = keep(progress, arrival.domain, registered)
         except SamclError as exc:
             raise StreamStopped(arrival.domain, [result.domain for result in results], exc) from exc
         results.append(ArrivalResult(arrival.domain, arrival.role, progress.outcomes, registered, warnings))
     # Steps of the workspace that were not among the sources follow what changed before them.
-    last = workspace.params().steps()[-1:]
     learnt = [result.domain for result in results if result.role == "learn"]
-    if not learnt or last != tuple(learnt[-1:]):
-        registered = publish(progress, None) if last else None
-        warnings = keep(progress, arrivals[-1].domain, registered) if arrivals else ()
-        results[-1:] = [
-            replace(result, registered=registered, warnings=(*result.warnings, *warnings)) for result in results[-1:]
-        ]
-    return concluded(results, registered)
+    if not learnt or workspace.params().steps()[-1:] != tuple(learnt[-1:]):
+        results = _with_published(progress, results, [])
+    return results
+
+
+def _ends_a_step(params: Params, domain: str) -> bool:
+    """A domain inside a back-fill of the stream is published by the end of that back-fill."""
+    return domain not in params.stream or params.stream[domain].fit
+
+
+def _publish_together(progress: Progressing, parts: Parts, arrivals: Sequence[Arrival]) -> list[ArrivalResult]:
+    results: list[ArrivalResult] = []
+    failed: dict[str, SamclError] = {}
+    for arrival in arrivals:
+        try:
+            parts.finish(arrival)
+            results.append(ArrivalResult(arrival.domain, arrival.role, progress.outcomes))
+        except SamclError as exc:
+            failed[arrival.domain] = exc
+    stream = progress.workspace.params().stream
+    needed = [arrival.domain for arrival in arrivals if arrival.role != "learn" or arrival.domain in stream]
+    if not set(failed) & set(needed):
+        # A bank without one of its domains, or that does not know all natural images, would be another bank.
+        results = _with_published(progress, results, [one.domain for one in results if one.role == "learn"])
+    if failed:
+        first, *others = failed
+        done = [] if set(failed) & set(needed) else [result.domain for result in results]
+        raise StreamStopped(first, done, failed[first], others)
+    return results
+
+
+def _with_published(
+    progress: Progressing, results: Sequence[ArrivalResult], domains: Sequence[str]
+) -> list[ArrivalResult]:
+    """The results, the last of them with what came of publishing ``domains`` and the whole stream."""
+    if not results:
+        return []
+    *before, last = results
+    progress.outcomes = dict(last.outcomes)
+    registered = publish(progress, domains)
+    warnings = (*last.warnings, *keep(progress, last.domain, registered))
+    return [*before, replace(last, outcomes=progress.outcomes, registered=registered, warnings=warnings)]

@@ -25,6 +25,7 @@ __all__ = [
     "IngestParams",
     "ModuleParams",
     "Params",
+    "PipelineParams",
     "PromotionParams",
     "PromptParams",
     "SelectorParams",
@@ -220,6 +221,15 @@ class VersioningParams(_Section):
     remote: str | None = Field(None, description="null: DVC's default remote")
 
 
+class PipelineParams(_Section):
+    """Where the parts of several domains run side by side. No result depends on it."""
+
+    runner: Literal["threads", "dask"] = "threads"
+    max_parallel: int | None = Field(None, ge=1, le=256, description="null: one a GPU, at least 2")
+    dask_address: str | None = Field(None, min_length=1, description="null: a cluster of this machine's processes")
+    gpus: int | None = Field(None, ge=1, le=64, description="null: every CUDA device that is visible")
+
+
 _ONE_GROUP = "expected a regular expression with exactly one group, such as '(patient\\d+)_'"
 _COLUMN = "expected FILE:COLUMN, such as 'patients.csv:patient'"
 Share = Annotated[float, Field(gt=0, lt=1)]
@@ -299,6 +309,7 @@ class StepParams(_Section):
     """One bank version: the bank of ``previous`` plus this domain's module. The first ``previous`` is ``base``."""
 
     previous: str = "base"
+    fit: bool = Field(True, description="false: a step inside a back-fill, the next one with true fits for it, too")
 
 
 class Params(_Section):
@@ -319,6 +330,7 @@ class Params(_Section):
     promotion: PromotionParams = PromotionParams()
     inbox: InboxParams = InboxParams()
     versioning: VersioningParams = VersioningParams()
+    pipeline: PipelineParams = PipelineParams()
     domains: dict[DomainName, DomainParams] = Field(default_factory=dict)
     modules: dict[DomainName, ModuleParams] = Field(default_factory=dict)
     stream: dict[DomainName, StepParams] = Field(default_factory=dict)
@@ -344,7 +356,7 @@ class Params(_Section):
     def _names_agree(self) -> Params:
         roles = {name: domain.role for name, domain in self.domains.items()}
         previous = {name: step.previous for name, step in self.stream.items()}
-        problems = _name_problems(roles, list(self.modules), previous)
+        problems = _name_problems(roles, list(self.modules), previous) + _fit_problems(self.stream)
         for name, overrides in self.modules.items():
             for section, values in (("adapter", overrides.adapter), ("train", overrides.train)):
                 problems += _override_problems(getattr(self, section), values, f"modules.{name}.{section}")
@@ -367,6 +379,10 @@ class Params(_Section):
     def steps(self) -> tuple[str, ...]:
         """Domains of the stream in the order of their arrival: step 1 first."""
         return tuple(self.stream)
+
+    def fits(self) -> tuple[int, ...]:
+        """Numbers of the steps that fit the selector, ascending: the rows of the R matrix beside row 0."""
+        return tuple(number for number, step in enumerate(self.stream.values(), 1) if step.fit)
 
 
 def _without_nulls(key: str, value: Any) -> Any:
@@ -399,6 +415,13 @@ def _name_problems(roles: Mapping[str, str], modules: Sequence[str], previous: M
             problems.append(f"stream.{name}.previous is {found!r}, expected {expected!r} (the step before it)")
         expected = name
     return problems
+
+
+def _fit_problems(stream: Mapping[str, StepParams]) -> list[str]:
+    last = list(stream)[-1] if stream else None
+    if last is None or stream[last].fit:
+        return []
+    return [f"stream.{last}.fit is False, expected True: no later step would fit the selector for it"]
 
 
 def _override_problems(section: _Section, values: Mapping[str, Any], where: str) -> list[str]:

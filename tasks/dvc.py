@@ -22,6 +22,7 @@ from ruamel.yaml.error import YAMLError
 from samcl_core.errors import SamclError, UsageError
 from samcl_core.files import staged_folder, write_atomic
 from samcl_core.progress import Progress, silent
+from tasks.ending import check_ending
 from tasks.names import check_name
 from tasks.processes import clean_environment, end_group, read_record, same_process, this_process, write_record
 
@@ -98,6 +99,7 @@ def repro(
     on_progress: Progress = silent,
     env: Mapping[str, str] | None = None,
     lock_timeout_s: float = _LOCK_TIMEOUT_S,
+    keep_open: Sequence[int] = (),
 ) -> Outcome:
     """Bring one stage up to date, without its upstream stages, in a process group of its own.
 
@@ -110,8 +112,10 @@ def repro(
         on_progress: told what the step reports while it runs.
         env: added to the environment of the step.
         lock_timeout_s: how long other steps may hold the files that this one needs.
+        keep_open: open files that the step's process group holds, too.
 
     Raises:
+        Ended: the flow around it was interrupted.
         StageFailed: the step failed; its own error first, then where the whole output is.
     """
     record = root / ".samcl" / "run" / f"{target}.json"
@@ -119,7 +123,8 @@ def repro(
     log = root / ".samcl" / "logs" / f"{target}.log"
     waits = _waits(lock_timeout_s)
     while True:
-        code = _run(root, target, log, record, on_progress, dict(env or {}))
+        check_ending()
+        code = _run(root, target, log, record, on_progress, dict(env or {}), keep_open)
         output = log.read_text(encoding="utf-8", errors="replace")
         if code == 0:
             return _outcome(output, target)
@@ -175,7 +180,15 @@ def _has_live_owner(found: dict[str, Any]) -> bool:
     return same_process(owner) and same_process(found)
 
 
-def _run(root: Path, target: str, log: Path, record: Path, on_progress: Progress, env: dict[str, str]) -> int:
+def _run(
+    root: Path,
+    target: str,
+    log: Path,
+    record: Path,
+    on_progress: Progress,
+    env: dict[str, str],
+    keep_open: Sequence[int],
+) -> int:
     log.parent.mkdir(parents=True, exist_ok=True)
     reports = root / ".samcl" / "progress" / f"{target}.jsonl"
     reports.parent.mkdir(parents=True, exist_ok=True)
@@ -191,6 +204,7 @@ def _run(root: Path, target: str, log: Path, record: Path, on_progress: Progress
             stdout=stream,
             stderr=subprocess.STDOUT,
             start_new_session=True,
+            pass_fds=tuple(keep_open),
         )
         try:
             write_record(record, process.pid, target=target, owner=this_process())
@@ -210,6 +224,7 @@ def _follow(process: subprocess.Popen[bytes], reports: Path, on_progress: Progre
         position = _report(reports, position, on_progress)
         if is_over:
             return
+        check_ending()
         time.sleep(_POLL_S)
 
 

@@ -2,53 +2,56 @@
 
 from __future__ import annotations
 
-import os
-import shutil
-import subprocess
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 from uuid import UUID
 
+from samcl_core.config import load_params
 from samcl_core.errors import SamclError
+from tasks.devices import num_gpus
+from tasks.ending import can_end, check_ending
 
-__all__ = ["LEASE_S", "LIMITS", "ensure_limits", "held", "num_gpus", "repair_after_kill"]
+__all__ = ["LEASE_S", "LIMITS", "ensure_limits", "held", "repair_after_kill"]
 
 LIMITS = ("gpu", "params", "bank")
 LEASE_S = 60.0
 """A slot whose holder was killed comes back after this time."""
 
+_LOOK_EVERY_S = 30.0
 _FLOWS = ("domain-arrival", "domain-stream", "bank-promotion", "inbox", "drop-arrival", "champion-evaluation")
 
 
-def num_gpus() -> int:
-    """How many CUDA devices this process may use, at least 1: without a GPU one training at a time uses the CPU."""
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if visible is not None:
-        return max(1, len([name for name in visible.split(",") if name.strip() not in {"", "-1"}]))
-    if shutil.which("nvidia-smi") is None:
-        return 1
-    with suppress(OSError, subprocess.TimeoutExpired):
-        listed = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, timeout=10, check=False)
-        return max(1, sum(line.startswith("GPU ") for line in listed.stdout.splitlines()))
-    return 1
+def ensure_limits(root: Path | None = None) -> None:
+    """Make the limits that are missing. One that is there keeps its number: somebody may have set it.
 
-
-def ensure_limits() -> None:
-    """Make the limits that are missing. One that is there keeps its number: somebody may have set it."""
+    Where the settings of the workspace ``root`` name the number of GPUs, that is what ``gpu`` gets.
+    """
     from prefect.client.orchestration import get_client
-    from prefect.client.schemas.actions import GlobalConcurrencyLimitCreate
+    from prefect.client.schemas.actions import GlobalConcurrencyLimitCreate, GlobalConcurrencyLimitUpdate
     from prefect.exceptions import ObjectAlreadyExists, ObjectNotFound
 
+    wanted = _num_wanted(root)
     with get_client(sync_client=True) as client:
         for name in LIMITS:
+            slots = num_gpus(wanted) if name == "gpu" else 1
             try:
-                client.read_global_concurrency_limit_by_name(name)
+                found = client.read_global_concurrency_limit_by_name(name)
             except ObjectNotFound:
-                slots = num_gpus() if name == "gpu" else 1
                 with suppress(ObjectAlreadyExists):
                     client.create_global_concurrency_limit(GlobalConcurrencyLimitCreate(name=name, limit=slots))
+            else:
+                if name == "gpu" and wanted is not None and found.limit != slots:
+                    client.update_global_concurrency_limit(name, GlobalConcurrencyLimitUpdate(limit=slots))
+
+
+def _num_wanted(root: Path | None) -> int | None:
+    if root is None or not (root / "params.yaml").is_file():
+        return None
+    with suppress(SamclError):  # whatever needs the settings says what is wrong with them
+        return load_params(root / "params.yaml").pipeline.gpus
+    return None
 
 
 @contextmanager
@@ -56,20 +59,39 @@ def held(name: str) -> Iterator[None]:
     """Hold one slot of a limit, waiting as long as it takes. A missing limit is an error, never "no limit".
 
     Raises:
+        Ended: the flow around it was interrupted while it waited.
         SamclError: the limit does not exist on the server.
     """
-    from prefect.concurrency.asyncio import ConcurrencySlotAcquisitionError
-    from prefect.concurrency.sync import concurrency
-
-    # A renewal that fails once must not end a long training.
-    slot = concurrency(name, occupy=1, strict=True, lease_duration=LEASE_S, raise_on_lease_renewal_failure=False)
-    try:
-        slot.__enter__()
-    except ConcurrencySlotAcquisitionError as exc:
-        raise SamclError(f"limit {name!r} cannot be held: {exc}", hint=f"prefect gcl create {name} --limit 1") from exc
+    slot = None
+    while slot is None:
+        check_ending()
+        slot = _entered(name)
     with ExitStack() as stack:
         stack.push(slot)
         yield
+
+
+def _entered(name: str) -> Any:
+    """The context manager of a slot, entered; ``None`` when there was none for some time."""
+    from prefect.concurrency.asyncio import AcquireConcurrencySlotTimeoutError, ConcurrencySlotAcquisitionError
+    from prefect.concurrency.sync import concurrency
+
+    # A renewal that fails once must not end a long training.
+    slot = concurrency(
+        name,
+        occupy=1,
+        strict=True,
+        lease_duration=LEASE_S,
+        raise_on_lease_renewal_failure=False,
+        timeout_seconds=_LOOK_EVERY_S if can_end() else None,
+    )
+    try:
+        slot.__enter__()
+    except AcquireConcurrencySlotTimeoutError:
+        return None
+    except ConcurrencySlotAcquisitionError as exc:
+        raise SamclError(f"limit {name!r} cannot be held: {exc}", hint=f"prefect gcl create {name} --limit 1") from exc
+    return slot
 
 
 def repair_after_kill(leases: Path) -> int:

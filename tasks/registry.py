@@ -115,7 +115,7 @@ def register_bank(
     could reproduce takes over the commit that can by now. ``commit`` is one that was made for this bank.
 
     Raises:
-        BankError: there is no such bank, or it is damaged (``IntegrityError``).
+        BankError: there is no such bank, it is damaged (``IntegrityError``), or its selector was not fitted.
         RegistryUnavailable: MLflow cannot be reached; the bank on disk is as it was, and the call can be repeated.
     """
     from samcl_core.bank import Bank
@@ -128,6 +128,11 @@ def register_bank(
         snapshot, model = Path(scratch) / "bank", Path(scratch) / MODEL_FOLDER
         shutil.copytree(folder, snapshot, ignore=shutil.ignore_patterns(".gitignore"))
         bank = Bank.load(snapshot)
+        if bank.waiting:
+            raise BankError(
+                f"{folder} is a step inside a back-fill: its selector does not know {', '.join(bank.waiting)} yet",
+                hint=f"samcl register {_end_of_back_fill(params, step)}",
+            )
         run_id = log_evaluation(root, params, step, flow_run_id=flow_run_id)
         lineage = lineage_of(root, params, bank, run_id=run_id, flow_run_id=flow_run_id, step=step, commit=commit)
         with open_tracker(root) as tracker:
@@ -149,6 +154,12 @@ def register_bank(
         created=found is None,
         lineage=lineage.values(),
     )
+
+
+def _end_of_back_fill(params: Params, step: str) -> str:
+    steps = params.steps()
+    after = steps[steps.index(step) :] if step in steps else ()
+    return next((name for name in after if params.stream[name].fit), "")
 
 
 def aliases(tracker: Tracker) -> dict[str, str]:

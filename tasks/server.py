@@ -115,7 +115,7 @@ def _used(root: Path, server: Server, on_ready: Callable[[Server], None] | None)
         with temporary_settings(updates={PREFECT_API_URL: server.url}):
             if server.is_own and _num_users(root) <= 1:
                 repair_after_kill(_folder(root) / "concurrency_leases")
-            ensure_limits()
+            ensure_limits(root)
             if on_ready is not None:
                 on_ready(server)
             try:

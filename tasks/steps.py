@@ -7,7 +7,7 @@ import json
 import os
 import re
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from pathlib import Path
@@ -21,6 +21,7 @@ from prefect.runtime import flow_run
 from samcl_core.errors import UsageError
 from samcl_core.files import digest_json
 from tasks import dvc
+from tasks.devices import slot_of
 from tasks.limits import held
 from tasks.tracking import RegistryUnavailable, tracking_uri
 from tasks.workspace import Workspace
@@ -38,6 +39,7 @@ __all__ = [
     "registration",
     "require_workspace",
     "run_stage",
+    "tell_outcomes",
     "told",
     "track_training",
     "watching",
@@ -108,11 +110,11 @@ def declare(
         return Workspace(root).declare(domain, role, format, label, options)
 
 
-@task(name="append-to-stream", task_run_name="append {domain}", cache_policy=NO_CACHE)
-def append_to_stream(root: Path, domain: str) -> str:
-    """Make a learnt domain the next step of the stream under the limit ``params``; returns the step before it."""
+@task(name="append-to-stream", task_run_name="append {domains}", cache_policy=NO_CACHE)
+def append_to_stream(root: Path, domains: Sequence[str]) -> str:
+    """Make learnt domains the next steps of the stream under the limit ``params``; returns the step before them."""
     with held("params"):
-        return Workspace(root).append_to_stream(domain)
+        return Workspace(root).append_to_stream(*domains)
 
 
 @task(name="stage", task_run_name="{target}", cache_policy=NO_CACHE)
@@ -123,8 +125,9 @@ def run_stage(root: Path, target: str) -> dvc.Outcome:
         StageFailed: the stage's own error first.
     """
     reporter = _Reporter(target)
-    with told(target) as tell:
-        outcome = dvc.repro(root, target, on_progress=reporter, env=_run_environment())
+    with told(target) as tell, slot_of(target, Workspace(root).params()) as slot:
+        environment = {**_run_environment(), **slot.environment}
+        outcome = dvc.repro(root, target, on_progress=reporter, env=environment, keep_open=slot.handles)
         tell(outcome)
     reporter.finish(outcome)
     return outcome
@@ -295,6 +298,16 @@ def told(stage: str) -> Iterator[Told]:
     finally:
         if watcher is not None:
             watcher.ended(stage, tell.outcome)
+
+
+def tell_outcomes(outcomes: Mapping[str, str]) -> None:
+    """Tell the watcher how stages ended that ran in another process."""
+    watcher = _WATCHER.get()
+    if watcher is None:
+        return
+    for stage, outcome in outcomes.items():
+        watcher.started(stage)
+        watcher.ended(stage, outcome)
 
 
 class _Reporter:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -51,12 +51,12 @@ def push(root: Path, domain: str, remote: str | None) -> None:
             tell("skipped")
 
 
-def commit_bank(root: Path, domain: str | None, step: str) -> tuple[str | None, list[str]]:
+def commit_bank(root: Path, domains: Sequence[str], step: str) -> tuple[str | None, list[str]]:
     """Commit what made the bank of ``step``, before it is registered.
 
     Args:
         root: the workspace.
-        domain: the domain that arrived; ``None`` where banks only followed a change.
+        domains: those that arrived; none where banks only followed a change.
         step: the last step that was brought up to date.
 
     Returns:
@@ -68,8 +68,10 @@ def commit_bank(root: Path, domain: str | None, step: str) -> tuple[str | None, 
     bank = _json(folder / "bank.json")
     data = {name: str(_json(folder / "modules" / name / "module.json")["data_digest"]) for name in bank["domains"]}
     subject = f"Bank after {step}: {bank['digest'][:12]}"
-    if domain is not None and domain in data:
-        subject = f"Learn {domain}: data {data[domain][:12]}, bank {bank['digest'][:12]}"
+    learnt = [domain for domain in domains if domain in data]
+    if learnt:
+        told = f"data {data[learnt[0]][:12]}, " if len(learnt) == 1 else ""
+        subject = f"Learn {', '.join(learnt)}: {told}bank {bank['digest'][:12]}"
     warnings = _commit(root, subject, {f"data {name}": digest for name, digest in data.items()}, bank["digest"])
     if warnings:
         return None, warnings

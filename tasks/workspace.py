@@ -115,26 +115,33 @@ class Workspace:
 
         return self._edit_params(edit)
 
-    def append_to_stream(self, domain: str) -> str:
-        """Make a learnt domain the next step of the stream; a domain that is in it stays where it is.
+    def append_to_stream(self, *domains: str) -> str:
+        """Make learnt domains the next steps of the stream; a domain that is in it stays as it is.
+
+        Several new ones are a back-fill: only the last of them fits the selector.
 
         Returns:
-            The step before it: a domain or ``base``.
+            The step before the first of them: a domain or ``base``.
 
         Raises:
-            ConfigError: the domain is not declared with role ``learn``.
+            ConfigError: a domain is not declared with role ``learn``.
         """
 
         def edit(values: CommentedMap) -> None:
             stream = _section(values, "stream")
-            if domain not in stream:
+            new = [domain for domain in dict.fromkeys(domains) if domain not in stream]
+            for domain in new:
                 stream[domain] = CommentedMap(previous=next(reversed(stream), BASE))
+                if domain != new[-1]:
+                    stream[domain]["fit"] = False
 
         self._edit_params(edit)
-        return self.params().stream[domain].previous
+        return self.params().stream[domains[0]].previous
 
     def remove_domain(self, domain: str) -> tuple[str, ...]:
         """Take a domain out: its entries and its files. The steps after it are linked to the one before it.
+
+        The end of a back-fill hands its fit on to the step before it.
 
         The arrived data is deleted only where DVC's cache holds it, too. An interrupted removal can be repeated.
 
@@ -147,13 +154,17 @@ class Workspace:
         check_name(domain)
         before = self.params()
         steps = before.steps()
-        after = steps[steps.index(domain) + 1 :] if domain in steps else ()
+        place = steps.index(domain) if domain in steps else 0
+        after = steps[place + 1 :] if domain in steps else ()
 
         def edit(values: CommentedMap) -> None:
+            stream = _section(values, "stream")
+            if place > 0 and before.stream[domain].fit:
+                stream[steps[place - 1]].pop("fit", None)
             for section in ("domains", "modules", "stream"):
                 _section(values, section).pop(domain, None)
             previous = BASE
-            for name, step in _section(values, "stream").items():
+            for name, step in stream.items():
                 step["previous"] = previous
                 previous = name
 

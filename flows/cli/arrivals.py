@@ -252,10 +252,16 @@ def stream(
         list[str] | None, typer.Option(metavar="NAME", help="Evaluated and never learnt. May be repeated.")
     ] = None,
     format: FormatOption = "auto",
+    backfill: Annotated[
+        bool,
+        typer.Option(
+            "--backfill", help="Publish all new domains at once: one selector fit, one bank, one decision at the end."
+        ),
+    ] = False,
     keep_server: KeepOption = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Domains arrive one after the other; each is learnt and published before the next. Repeat it to continue."""
+    """Domains arrive: learnt side by side, published in order, each as a bank. Repeat it to continue."""
     from tasks.workspace import Workspace
 
     settings: Settings = context.obj
@@ -270,7 +276,8 @@ def stream(
         from flows.arrival import Arrival
         from flows.stream import domain_stream
 
-        return domain_stream(root, [Arrival(s.domain, str(s.path), s.role, format) for s in sources])
+        arrivals = [Arrival(s.domain, str(s.path), s.role, format) for s in sources]
+        return domain_stream(root, arrivals, backfill=backfill)
 
     answer(root, run_flow(root, board, call, keep_server=keep_server), board, as_json=as_json)
 

@@ -97,6 +97,8 @@ def show(context: typer.Context, bank: BankArgument = None, as_json: JsonOption 
     say(f"folder {values['folder']} ({values['total_bytes']:,} bytes)")
     say(f"backbone {values['backbone']['name']} {values['backbone']['sha256']}")
     say(f"selector {values['selector'].get('kind', '')}, {len(values['modules'])} module(s)")
+    if values["waiting"]:
+        say(f"inside a back-fill: the selector does not know {', '.join(values['waiting'])} yet")
     if values["modules"]:
         header = ["step", "domain", "kind", "weights", "module", "training data", "trained"]
         show_table(header, [[str(number), *_row(module)] for number, module in enumerate(values["modules"], 1)])

@@ -136,7 +136,7 @@ def show_r_matrix(frame: pandas.DataFrame, params: Params, metric: str = "iou") 
     """The R matrix of one metric: rows are steps, row 0 is the plain backbone."""
     from samcl_core.evaluation.tables import r_matrix_rows
 
-    header, rows = r_matrix_rows(frame, metric, params.steps())
+    header, rows = r_matrix_rows(frame, metric, params.steps(), fits=params.fits())
     show_table(header, rows, f"R matrix, {metric} on the test images", numbers=True)
 
 

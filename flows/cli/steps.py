@@ -130,10 +130,12 @@ def _steps_of(params: Params, step: str | None) -> list[str]:
 
 
 def _log_runs(root: Path, params: Params, steps: list[str]) -> dict[str, str]:
+    from samcl_core.stages.places import BASE
     from tasks.tracking import log_evaluation
 
     note("writing MLflow runs")
-    return {name: log_evaluation(root, params, name) for name in steps}
+    fitted = [name for name in steps if name == BASE or params.stream[name].fit]
+    return {name: log_evaluation(root, params, name) for name in fitted}
 
 
 def answer_with_r_matrix(

@@ -30,7 +30,8 @@ class Bank:
         backbone: name of the frozen model.
         backbone_sha256: digest of its checkpoint; every module was trained on it.
         modules: in the order in which their domains arrived.
-        selector: its ``domains`` are the modules' in the same order.
+        selector: its ``domains`` are the modules' in the same order. Inside a back-fill only the first of them:
+            the others wait for the next fit, and until then are used only where a caller names them.
         state: buffers or statistics of all classes so far; ``None`` where they were never published, and the bank
             cannot grow.
         lineage: where the bank came from (JSON values); not part of the digest.
@@ -46,7 +47,7 @@ class Bank:
     def __post_init__(self) -> None:
         for module in self.modules:
             _check_backbone(module, self.backbone, self.backbone_sha256)
-        if self.selector.domains != self.names:
+        if self.selector.domains != self.names[: len(self.selector.domains)]:
             raise BankError(f"the selector knows {list(self.selector.domains)}, the modules are {list(self.names)}")
         folded = [name.lower() for name in self.names]
         if len(set(folded)) < len(folded):
@@ -87,6 +88,11 @@ class Bank:
     def names(self) -> tuple[str, ...]:
         """Domains with a module, in the order of arrival."""
         return tuple(module.domain for module in self.modules)
+
+    @property
+    def waiting(self) -> tuple[str, ...]:
+        """Domains whose module the selector does not know yet: the bank is a step inside a back-fill."""
+        return self.names[len(self.selector.domains) :]
 
     @property
     def digest(self) -> str:
@@ -247,6 +253,7 @@ def describe_bank(folder: Path) -> dict[str, Any]:
         "schema_version": record["schema_version"],
         "backbone": record["backbone"],
         "domains": list(bank.names),
+        "waiting": list(bank.waiting),
         "modules": [_describe_module(module) for module in bank.modules],
         "selector": {**record["selector"], "bytes": len(files[SELECTOR_FILE])},
         "state": {**record["state"], "bytes": len(files[STATE_FILE])},

@@ -76,6 +76,8 @@ def _summary(bank: Bank) -> dict[str, Any]:
         for key, value in sorted(options.items())
         if value != PUBLISHED_OPTIONS.get(key, value)
     ]
+    if bank.waiting:
+        limits.append(f"the selector does not know {list(bank.waiting)} yet: the bank is a step inside a back-fill")
     classes: list[str] = []
     if isinstance(bank.selector, MlpSelector):
         spare = [f"unused_{number}" for number in range(bank.selector.num_spare)]

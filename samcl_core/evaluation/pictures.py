@@ -14,7 +14,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from samcl_core.drawing import Mask, Points, Rgb, overlay
-from samcl_core.evaluation.rmatrix import LOWER_IS_BETTER, pivot
+from samcl_core.evaluation.rmatrix import LOWER_IS_BETTER, learnt_in, pivot
 from samcl_core.evaluation.tables import MISSING, step_name
 from samcl_core.files import write_atomic
 
@@ -166,7 +166,14 @@ def _tiles(row: SheetRow, tile_px: int) -> list[tuple[Rgb, str]]:
 # R matrix -------------------------------------------------------------------------------------------------------------
 
 
-def r_matrix_heatmap(frame: pd.DataFrame, metric: str, path: Path, order: Sequence[str] = ()) -> None:
+def r_matrix_heatmap(
+    frame: pd.DataFrame,
+    metric: str,
+    path: Path,
+    order: Sequence[str] = (),
+    *,
+    fits: Sequence[int] | None = None,
+) -> None:
     """Write one metric of the R matrix as an annotated heat-map PNG.
 
     Rows are steps (row 0 zero-shot), columns are domains: the learnt ones in order, then natural and unseen ones behind
@@ -177,6 +184,7 @@ def r_matrix_heatmap(frame: pd.DataFrame, metric: str, path: Path, order: Sequen
         metric: for instance ``iou``.
         path: the PNG to write, atomically.
         order: learnt domains in the order of arrival.
+        fits: the steps that have a row; every one when ``None``.
 
     Raises:
         DataError: there is no cell of this metric.
@@ -184,7 +192,7 @@ def r_matrix_heatmap(frame: pd.DataFrame, metric: str, path: Path, order: Sequen
     matrix = pivot(frame, metric, order)
     roles = [_role(frame, str(name)) for name in matrix.columns]
     names, steps = [str(name) for name in matrix.columns], [int(step) for step in matrix.index]
-    labels, places = [step_name(step, order) for step in steps], _places(roles)
+    labels, places = [step_name(step, order, fits) for step in steps], _places(roles)
     is_slanted = max(map(len, names)) > _LONG_NAME
     left, top = 0.3 + 0.085 * max(map(len, labels)), 0.75 + (0.05 * max(map(len, names)) if is_slanted else 0.0)
     grid_width, grid_height = (places[-1] + 1) * _CELL[0], len(labels) * _CELL[1]
@@ -192,8 +200,9 @@ def r_matrix_heatmap(frame: pd.DataFrame, metric: str, path: Path, order: Sequen
     figure = _figure(width, height, _HEATMAP_DPI)
     box = (left / width, 0.32 / height, grid_width / width, grid_height / height)
     axes = figure.add_axes(box, xlim=(0, places[-1] + 1), ylim=(len(labels), 0))
+    learnt_in_row = {name: step for step in steps for name in learnt_in(step, order, fits)}
     for name, place, values in zip(names, places, matrix.to_numpy().T.tolist(), strict=True):
-        learnt_at = order.index(name) + 1 if name in order else None
+        learnt_at = learnt_in_row.get(name)
         for row, (step, value) in enumerate(zip(steps, values, strict=True)):
             _draw_cell(axes, place, row, value, metric, step, learnt_at)
     _label_axes(axes, names, places, labels, roles, is_slanted=is_slanted)

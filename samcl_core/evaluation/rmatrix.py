@@ -4,6 +4,12 @@ The stored form is long: one row a cell with ``step``, ``domain``, ``metric``, `
 (``learn``, ``natural`` or ``unseen``). ``pivot`` gives one metric as a matrix; the functions below it take that matrix
 and ``order``, the learnt domains in the order of their arrival (``order[k - 1]`` was learnt at step k). In the formulas
 i and j count from 1, and T is the number of learnt domains. Natural and unseen domains are outside all means over j.
+
+A back-fill takes several domains in with one fit of the selector, in its last step. The steps before that one have no
+row; ``fits`` names those that have, ascending (every step when ``None``). What the formulas call R[j, j], domain j just
+learnt, is then R[l(j), j] with l(j) the first row from step j on, the end of the back-fill. R[j-1, j], the bank before
+domain j, is R[p(j), j] with p(j) the last row before step j, the bank before the back-fill. Without back-fills l(j) = j
+and p(j) = j - 1. "j < T" stands for the domains that were learnt before the last row, l(j) < T.
 """
 
 from __future__ import annotations
@@ -30,6 +36,7 @@ __all__ = [
     "domains_of",
     "gem_bwt",
     "gem_fwt",
+    "learnt_in",
     "mammoth_forgetting",
     "merge_steps",
     "natural_retention",
@@ -260,6 +267,21 @@ def _at(order: Sequence[str], step: int | None) -> int:
     return last
 
 
+def _row_of(j: int, fits: Sequence[int] | None) -> int:
+    """l(j): the row in which the domain of step j was just learnt."""
+    return j if fits is None else min((row for row in fits if row >= j), default=j)
+
+
+def _row_before(j: int, fits: Sequence[int] | None) -> int:
+    """p(j): the last row without the domain of step j; 0 where no bank was before it."""
+    return j - 1 if fits is None else max((row for row in fits if row < j), default=0)
+
+
+def learnt_in(step: int, order: Sequence[str], fits: Sequence[int] | None = None) -> tuple[str, ...]:
+    """The domains that were just learnt in row ``step``: one, or those of a back-fill; none in row 0."""
+    return tuple(order[_row_before(step, fits) : step]) if 0 < step <= len(order) else ()
+
+
 def zero_shot_mean(matrix: pd.DataFrame, order: Sequence[str], step: int | None = None) -> float:
     """Mean score of the untouched backbone on the learnt domains, ``mean_{j<=i} R[0, j]``."""
     return _mean(_cell(matrix, 0, name) for name in order[: _at(order, step)])
@@ -280,23 +302,32 @@ def samcl_aa(matrix: pd.DataFrame, order: Sequence[str], step: int | None = None
     return _mean(_cell(matrix, i, name) for name in order[:i])
 
 
-def samcl_fm(matrix: pd.DataFrame, order: Sequence[str], step: int | None = None) -> float:
-    """SAMCL's forgetting, ``FM_i = mean_{j<=i} (R[j, j] - R[i, j])``, the current domain's zero included.
+def samcl_fm(
+    matrix: pd.DataFrame, order: Sequence[str], step: int | None = None, *, fits: Sequence[int] | None = None
+) -> float:
+    """SAMCL's forgetting, ``FM_i = mean_{j<=i} (R[j, j] - R[i, j])``, the zero of what was just learnt included.
 
     The published code does not turn the sign for metrics where lower is better; neither does this.
     """
     i = _at(order, step)
-    return _mean(_cell(matrix, j, name) - _cell(matrix, i, name) for j, name in enumerate(order[:i], 1))
+    return _mean(_cell(matrix, _row_of(j, fits), name) - _cell(matrix, i, name) for j, name in enumerate(order[:i], 1))
 
 
-def samcl_ft(matrix: pd.DataFrame, order: Sequence[str], step: int | None = None) -> float:
+def samcl_ft(
+    matrix: pd.DataFrame, order: Sequence[str], step: int | None = None, *, fits: Sequence[int] | None = None
+) -> float:
     """SAMCL's forward transfer, ``FT_i = mean_{j<i} R[j, j+1]``: absolute scores on the next, still unseen domain.
 
     Returns:
-        NaN after the first step, where no domain was unseen (the published code prints 0 there).
+        NaN after the first row, where no domain was unseen (the published code prints 0 there).
     """
-    i = _at(order, step)
-    return _mean(_cell(matrix, j, name) for j, name in enumerate(order[1:i], 1))
+    return _mean(_cell(matrix, row, name) for row, name in _unseen_before(order[: _at(order, step)], fits))
+
+
+def _unseen_before(order: Sequence[str], fits: Sequence[int] | None) -> list[tuple[int, str]]:
+    """Each domain with the last row that did not have it, where there was a bank."""
+    pairs = [(_row_before(j, fits), name) for j, name in enumerate(order, 1)]
+    return [(row, name) for row, name in pairs if row > 0]
 
 
 def cosam_last(matrix: pd.DataFrame, order: Sequence[str]) -> float:
@@ -304,56 +335,73 @@ def cosam_last(matrix: pd.DataFrame, order: Sequence[str]) -> float:
     return samcl_aa(matrix, order)
 
 
-def cosam_avg(matrix: pd.DataFrame, order: Sequence[str]) -> float:
-    """CoSAM's Avg, ``mean_i mean_{j<=i} R[i, j]``."""
-    return _mean(samcl_aa(matrix, order, i) for i in range(1, _at(order, None) + 1))
+def cosam_avg(matrix: pd.DataFrame, order: Sequence[str], *, fits: Sequence[int] | None = None) -> float:
+    """CoSAM's Avg, ``mean_i mean_{j<=i} R[i, j]``, over the rows that there are."""
+    return _mean(samcl_aa(matrix, order, row) for row in _rows(order, fits))
 
 
-def cosam_ff(matrix: pd.DataFrame, order: Sequence[str]) -> float:
+def _rows(order: Sequence[str], fits: Sequence[int] | None) -> Sequence[int]:
+    last = _at(order, None)
+    return range(1, last + 1) if fits is None else fits
+
+
+def _learnt_earlier(order: Sequence[str], fits: Sequence[int] | None) -> list[tuple[int, str]]:
+    """The domains that were learnt before the last row, each with the row in which it was just learnt."""
+    last = _at(order, None)
+    pairs = [(_row_of(j, fits), name) for j, name in enumerate(order, 1)]
+    return [(row, name) for row, name in pairs if row < last]
+
+
+def cosam_ff(matrix: pd.DataFrame, order: Sequence[str], *, fits: Sequence[int] | None = None) -> float:
     """CoSAM's final forgetting, ``FF = mean_{j<T} (R[j, j] - R[T, j])``.
 
     Returns:
-        NaN with one domain, where nothing could be forgotten.
+        NaN with one row, where nothing could be forgotten.
     """
     last = _at(order, None)
-    return _mean(_cell(matrix, j, name) - _cell(matrix, last, name) for j, name in enumerate(order[:-1], 1))
+    return _mean(_cell(matrix, row, name) - _cell(matrix, last, name) for row, name in _learnt_earlier(order, fits))
 
 
-def gem_bwt(matrix: pd.DataFrame, order: Sequence[str]) -> float:
+def gem_bwt(matrix: pd.DataFrame, order: Sequence[str], *, fits: Sequence[int] | None = None) -> float:
     """Backward transfer of GEM (Lopez-Paz and Ranzato, 2017), ``mean_{j<T} (R[T, j] - R[j, j])``.
 
-    It is minus ``cosam_ff``, and what Avalanche calls stream BWT after the last experience. NaN with one domain.
+    It is minus ``cosam_ff``, and what Avalanche calls stream BWT after the last experience. NaN with one row.
     """
-    return -cosam_ff(matrix, order)
+    return -cosam_ff(matrix, order, fits=fits)
 
 
-def gem_fwt(matrix: pd.DataFrame, order: Sequence[str]) -> float:
+def gem_fwt(matrix: pd.DataFrame, order: Sequence[str], *, fits: Sequence[int] | None = None) -> float:
     """Forward transfer of GEM, ``mean_{2<=j<=T} (R[j-1, j] - R[0, j])``: its untrained network is our zero-shot row.
 
-    NaN with one domain.
+    NaN with one row.
     """
     _at(order, None)
-    return _mean(_cell(matrix, j, name) - _cell(matrix, 0, name) for j, name in enumerate(order[1:], 1))
+    return _mean(_cell(matrix, row, name) - _cell(matrix, 0, name) for row, name in _unseen_before(order, fits))
 
 
-def rwalk_forgetting(matrix: pd.DataFrame, order: Sequence[str]) -> float:
+def rwalk_forgetting(matrix: pd.DataFrame, order: Sequence[str], *, fits: Sequence[int] | None = None) -> float:
     """Forgetting of RWalk (Chaudhry et al., 2018), ``mean_{j<T} (max_{1<=l<T} R[l, j] - R[T, j])``.
 
     The maximum is over all earlier rows, also those before j was learnt, and not over the last row: the result is
-    negative when scores rise. For scores where higher is better. NaN with one domain.
+    negative when scores rise. For scores where higher is better. NaN with one row.
     """
     last = _at(order, None)
-    best = ((name, max(_cell(matrix, row, name) for row in range(1, last))) for name in order[:-1])
+    earlier = [row for row in _rows(order, fits) if row < last]
+    best = ((name, max(_cell(matrix, row, name) for row in earlier)) for _, name in _learnt_earlier(order, fits))
     return _mean(top - _cell(matrix, last, name) for name, top in best)
 
 
-def mammoth_forgetting(matrix: pd.DataFrame, order: Sequence[str]) -> float:
+def mammoth_forgetting(matrix: pd.DataFrame, order: Sequence[str], *, fits: Sequence[int] | None = None) -> float:
     """Forgetting as Mammoth computes it, ``mean_{j<T} (max_{j<=l<=T} R[l, j] - R[T, j])``.
 
-    The maximum includes the last row: never negative. For scores where higher is better. NaN with one domain.
+    The maximum includes the last row: never negative. For scores where higher is better. NaN with one row.
     """
     last = _at(order, None)
-    best = ((name, max(_cell(matrix, row, name) for row in range(j, last + 1))) for j, name in enumerate(order[:-1], 1))
+    rows = _rows(order, fits)
+    best = (
+        (name, max(_cell(matrix, row, name) for row in rows if row >= first))
+        for first, name in _learnt_earlier(order, fits)
+    )
     return _mean(top - _cell(matrix, last, name) for name, top in best)
 
 
@@ -377,22 +425,24 @@ def unseen_gain(matrix: pd.DataFrame, unseen: Sequence[str], step: int) -> float
 
 # The summary ----------------------------------------------------------------------------------------------------------
 
-_OF_LEARNT: dict[str, Callable[[pd.DataFrame, Sequence[str]], float]] = {
+_OF_LAST_ROW: dict[str, Callable[[pd.DataFrame, Sequence[str]], float]] = {
     "zero_shot_mean": zero_shot_mean,
     "samcl_aa": samcl_aa,
+    "cosam_last": cosam_last,
+}
+_OF_ROWS: dict[str, Callable[..., float]] = {
     "samcl_fm": samcl_fm,
     "samcl_ft": samcl_ft,
-    "cosam_last": cosam_last,
     "cosam_avg": cosam_avg,
     "cosam_ff": cosam_ff,
     "gem_bwt": gem_bwt,
     "gem_fwt": gem_fwt,
 }
 # Not RWalk's: it also needs the scores of steps long before a domain was learnt, which the pipeline does not measure.
-_OF_LEARNT_HIGHER = {"mammoth_forgetting": mammoth_forgetting}
+_OF_ROWS_HIGHER: dict[str, Callable[..., float]] = {"mammoth_forgetting": mammoth_forgetting}
 
 
-def summarize(frame: pd.DataFrame, order: Sequence[str]) -> dict[str, float]:
+def summarize(frame: pd.DataFrame, order: Sequence[str], fits: Sequence[int] | None = None) -> dict[str, float]:
     """Every number of the last step under a flat name such as ``iou/samcl_aa`` or ``iou/last/Kvasir``.
 
     For each metric: all functions above but ``rwalk_forgetting``; ``last/<domain>`` and ``zero_shot/<domain>``;
@@ -404,20 +454,21 @@ def summarize(frame: pd.DataFrame, order: Sequence[str]) -> dict[str, float]:
     Args:
         frame: the long form.
         order: learnt domains in the order of arrival; the last step is its length.
+        fits: the steps that have a row, ascending, the last step among them; every step when ``None``.
 
     Raises:
-        DataError: a cell is missing, or there are steps or learnt domains that ``order`` does not have.
+        DataError: a cell is missing, or there are steps or learnt domains that ``order`` or ``fits`` does not have.
     """
     frame = validate_r_matrix(frame)
-    _check_order(frame, order)
+    _check_order(frame, order, fits)
     summary: dict[str, float] = {}
     for metric in sorted(set(frame["metric"])):
-        numbers = _summary_of(frame, pivot(frame, metric, order), order)
+        numbers = _summary_of(frame, pivot(frame, metric, order), order, fits)
         summary.update({f"{metric}/{name}": value for name, value in numbers.items() if not math.isnan(value)})
     return summary
 
 
-def _check_order(frame: pd.DataFrame, order: Sequence[str]) -> None:
+def _check_order(frame: pd.DataFrame, order: Sequence[str], fits: Sequence[int] | None) -> None:
     problems = [
         f"domain {name} is in the order {list(order)} more than once" for name in {*order} if order.count(name) > 1
     ]
@@ -425,19 +476,27 @@ def _check_order(frame: pd.DataFrame, order: Sequence[str]) -> None:
     problems += [f"domain {name} has role 'learn' and is not in the order {list(order)}" for name in strangers]
     if (last := max(frame["step"], default=0)) > len(order):
         problems.append(f"there is a step {last}, the order has {len(order)} domains")
+    if fits is not None:
+        if list(fits) != sorted({*fits, len(order)} & {*range(1, len(order) + 1)}):
+            problems.append(f"the rows are {list(fits)}, expected ascending numbers that end with {len(order)}")
+        surplus = sorted({*frame["step"]} - {0, *fits})
+        problems += [f"step {step} has a row, and fitted no selector" for step in surplus if step <= len(order)]
     if problems:
         raise _invalid(problems)
 
 
-def _summary_of(frame: pd.DataFrame, matrix: pd.DataFrame, order: Sequence[str]) -> dict[str, float]:
+def _summary_of(
+    frame: pd.DataFrame, matrix: pd.DataFrame, order: Sequence[str], fits: Sequence[int] | None
+) -> dict[str, float]:
     metric, last = str(matrix.columns.name), len(order)
     natural, unseen = domains_of(frame, "natural"), domains_of(frame, "unseen")
     numbers: dict[str, float] = {}
     if metric == SELECTOR_ACCURACY:
         numbers["last_mean"] = _mean(_cell(matrix, last, name) for name in order)
     elif order:
-        functions = _OF_LEARNT if metric in LOWER_IS_BETTER else _OF_LEARNT | _OF_LEARNT_HIGHER
-        numbers = {name: function(matrix, order) for name, function in functions.items()}
+        of_rows = _OF_ROWS if metric in LOWER_IS_BETTER else _OF_ROWS | _OF_ROWS_HIGHER
+        numbers = {name: function(matrix, order) for name, function in _OF_LAST_ROW.items()}
+        numbers |= {name: function(matrix, order, fits=fits) for name, function in of_rows.items()}
     if metric != SELECTOR_ACCURACY:
         numbers["natural_retention"] = natural_retention(matrix, natural, last)
         numbers["unseen_gain"] = unseen_gain(matrix, unseen, last)

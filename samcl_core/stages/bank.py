@@ -1,4 +1,4 @@
-"""The bank of a step: the bank before it, plus one module, plus the selector fitted again."""
+"""The bank of a step: the bank before it, plus one module, plus the selector fitted again (but in a back-fill)."""
 
 from __future__ import annotations
 
@@ -16,11 +16,15 @@ __all__ = ["run"]
 
 
 def run(root: Path, params: Params, domain: str, progress: Progress = silent) -> dict[str, Any]:
-    """Write ``banks/<domain>``. Modules of earlier domains keep their bytes."""
+    """Write ``banks/<domain>``. Modules of earlier domains keep their bytes.
+
+    With ``stream.<domain>.fit: false`` the bank gets the module and what a later fit needs, and fits nothing.
+    """
     places = Places(root)
-    before = Bank.load(places.bank(params.stream[domain].previous))
+    step = params.stream[domain]
+    before = Bank.load(places.bank(step.previous))
     module = Module.load(places.module(domain))
     embeddings, _ = load_tensors(places.embeddings("learn", domain))
-    bank = extend_bank(before, module, embeddings["train"], params.selector, params.seed)
+    bank = extend_bank(before, module, embeddings["train"], params.selector, params.seed, fit=step.fit)
     bank.save(places.bank(domain))
-    return {"bank": bank.digest, "domains": list(bank.names)}
+    return {"bank": bank.digest, "domains": list(bank.names), "waiting": list(bank.waiting)}

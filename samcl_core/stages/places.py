@@ -83,8 +83,9 @@ class Places:
         return self.root / ".samcl" / "checkpoints" / "train" / f"{domain}.safetensors"
 
     def latest_bank(self, params: Params) -> Path | None:
-        """The bank of the last step that has one, ``None`` before the first domain."""
-        for step in (*reversed(params.steps()), BASE):
+        """The bank of the last step that fitted its selector and has one, ``None`` before the first domain."""
+        fitted = [params.steps()[number - 1] for number in params.fits()]
+        for step in (*reversed(fitted), BASE):
             if (self.bank(step) / "bank.json").is_file():
                 return self.bank(step)
         return None

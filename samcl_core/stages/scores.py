@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Mapping
 from pathlib import Path
 
 import pandas as pd
@@ -82,6 +83,10 @@ class Scores:
         self._images.append(frame.assign(step=step, domain=domain))
         self._digests[domain] = digest
 
+    def carry(self, digests: Mapping[str, str]) -> None:
+        """Keep the digests of test data that is not scored in this step, for the steps after it."""
+        self._digests = {**digests, **self._digests}
+
     def brief(self, metric: str) -> dict[str, float]:
         """``<domain>@<step>`` to value, of one metric."""
         rows = self.cells()
@@ -95,7 +100,7 @@ class Scores:
 
     @property
     def digests(self) -> dict[str, str]:
-        """Domain to digest of the test data it was scored on."""
+        """Domain to digest of the test data it was scored on, or that was carried."""
         return dict(self._digests)
 
     def save(self, step: str, bank: str) -> None:

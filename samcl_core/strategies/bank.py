@@ -50,9 +50,13 @@ def extend_bank(
     params: SelectorParams,
     seed: int,
     *,
+    fit: bool = True,
     lineage: Mapping[str, Any] | None = None,
 ) -> Bank:
     """``bank`` with one module more and the selector fitted again. Earlier modules keep their bytes.
+
+    What a fit needs is kept domain by domain, and a fit starts from nothing else: without the fits between, the last
+    bank is the same.
 
     Args:
         bank: the bank before; it stays as it is.
@@ -60,6 +64,7 @@ def extend_bank(
         embeddings: (n, C) selector embeddings of the new domain's training images.
         params: which selector.
         seed: of everything random.
+        fit: False inside a back-fill: the selector stays as it is, and knows the domain from the next fit on.
         lineage: where the new bank comes from (JSON values).
 
     Raises:
@@ -75,4 +80,5 @@ def extend_bank(
     if module.domain in bank.names:
         raise BankError(f"the bank already has a module for {module.domain!r}; it holds {list(bank.names)}")
     state = bank.state.added(module.domain, embeddings, seed=seed)
-    return bank.with_module(module, fit_state(state, params, seed), state, lineage)
+    selector = fit_state(state, params, seed) if fit else bank.selector
+    return bank.with_module(module, selector, state, lineage)

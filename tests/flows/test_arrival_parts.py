@@ -90,7 +90,8 @@ def test_a_stopped_stream_says_what_is_kept() -> None:
     )
     error = StreamStopped("B", ["N", "A"], cause)
     assert "B: loss is nan" in error.message
-    assert "done before it and kept: N, A" in error.message
+    assert "the stream stopped here; done and kept: N, A" in error.message
+    assert "stopped here; failed as well: C, D; nothing was done" in StreamStopped("B", [], cause, ["C", "D"]).message
     assert error.hint == "lower lr"
     again = pickle.loads(pickle.dumps(cause))
     assert (again.message, again.hint, again.log) == ("loss is nan", "lower lr", Path("b.log"))
@@ -103,7 +104,8 @@ def test_what_the_status_found_clean_needs_no_process(tmp_path: Path) -> None:
     (tmp_path / "dvc.yaml").write_text(f"stages:\n{stages}")
     repro(tmp_path, "one")
     (tmp_path / ".samcl" / "logs" / "one.log").unlink()
-    progress = Progressing(Workspace(tmp_path))
+    progress = Progressing.begun(Workspace(tmp_path))
+    assert progress.stale is not None
     assert progress.is_clean("one")
     assert not progress.is_clean("two")
     assert progress.run("one") == "skipped"

@@ -14,7 +14,8 @@ import psutil
 import pytest
 
 from samcl_core.errors import SamclError
-from tasks.limits import LIMITS, num_gpus
+from tasks.devices import num_gpus
+from tasks.limits import LIMITS
 from tasks.processes import write_record
 from tasks.server import Server, prefect_server, running_server, stop_server
 

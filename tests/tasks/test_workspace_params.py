@@ -80,6 +80,44 @@ def test_stream_is_a_chain(workspace: Workspace) -> None:
     assert workspace.params().steps() == ("A", "B", "C")
 
 
+def test_several_at_once_fit_the_selector_once(workspace: Workspace) -> None:
+    for name in "ABCDE":
+        workspace.declare(name)
+    workspace.append_to_stream("A")
+    assert workspace.append_to_stream("B", "C", "D") == "A"
+    assert "B:\n    previous: A\n    fit: false\n" in text_of(workspace)
+    assert "D:\n    previous: C\n" in text_of(workspace)
+    assert workspace.params().fits() == (1, 4)
+    # What is there stays as it is; one new one alone fits.
+    before = text_of(workspace)
+    assert workspace.append_to_stream("C", "B", "D") == "B"
+    assert text_of(workspace) == before
+    workspace.append_to_stream("B", "E", "E")
+    assert workspace.params().fits() == (1, 4, 5)
+
+
+def test_the_end_of_a_back_fill_hands_its_fit_on(workspace: Workspace) -> None:
+    for name in "ABCD":
+        workspace.declare(name)
+    workspace.append_to_stream("A", "B", "C")
+    workspace.append_to_stream("D")
+    assert workspace.remove_domain("C") == ("D",)
+    assert workspace.params().fits() == (2, 3)
+    assert "fit: false" in text_of(workspace)
+    assert workspace.remove_domain("B") == ("D",)
+    assert workspace.params().fits() == (1, 2)
+    workspace.remove_domain("A")
+    assert workspace.params().fits() == (1,)
+
+
+def test_a_stream_that_ends_without_a_fit(workspace: Workspace) -> None:
+    workspace.declare("A")
+    text = text_of(workspace).replace("stream: {}", "stream: {A: {previous: base, fit: false}}")
+    (workspace.root / "params.yaml").write_text(text)
+    with pytest.raises(ConfigError, match=r"stream\.A\.fit is False, expected True: no later step"):
+        workspace.params()
+
+
 def test_stream_takes_learnt_domains_only(workspace: Workspace) -> None:
     workspace.declare("COCO", "natural")
     before = text_of(workspace)

@@ -19,6 +19,7 @@ from samcl_core.evaluation.rmatrix import (
     domains_of,
     gem_bwt,
     gem_fwt,
+    learnt_in,
     mammoth_forgetting,
     merge_steps,
     natural_retention,
@@ -139,6 +140,57 @@ def test_a_missing_cell_is_named() -> None:
     with pytest.raises(DataError, match="no iou of domain A at step 4"):
         samcl_aa(R, ORDER, 4)
     assert samcl_ft(holes, ORDER) == pytest.approx(0.4), "FT does not use this cell"
+
+
+BACK_FILL = pd.DataFrame(
+    {
+        "A": [0.1, 0.8, 0.75, 0.7],
+        "B": [0.2, 0.3, 0.6, 0.65],
+        "C": [0.3, 0.4, 0.7, 0.5],
+        "D": [0.4, math.nan, 0.45, 0.9],
+    },
+    index=[0, 1, 3, 4],
+).rename_axis(index="step", columns="iou")
+"""A alone, then B and C with one fit, then D: row 2 does not exist."""
+
+
+@pytest.mark.parametrize(
+    ("function", "expected"),
+    [
+        (samcl_fm, ((0.8 - 0.7) + (0.6 - 0.65) + (0.7 - 0.5) + 0.0) / 4),
+        (samcl_ft, (0.3 + 0.4 + 0.45) / 3),
+        (cosam_avg, (0.8 + (0.75 + 0.6 + 0.7) / 3 + (0.7 + 0.65 + 0.5 + 0.9) / 4) / 3),
+        (cosam_ff, ((0.8 - 0.7) + (0.6 - 0.65) + (0.7 - 0.5)) / 3),
+        (gem_bwt, -((0.8 - 0.7) + (0.6 - 0.65) + (0.7 - 0.5)) / 3),
+        (gem_fwt, ((0.3 - 0.2) + (0.4 - 0.3) + (0.45 - 0.4)) / 3),
+        (rwalk_forgetting, ((0.8 - 0.7) + (0.6 - 0.65) + (0.7 - 0.5)) / 3),
+        (mammoth_forgetting, ((0.8 - 0.7) + (0.65 - 0.65) + (0.7 - 0.5)) / 3),
+    ],
+)
+def test_a_back_fill_is_learnt_in_its_last_row(function: object, expected: float) -> None:
+    assert callable(function)
+    assert function(BACK_FILL, tuple("ABCD"), fits=(1, 3, 4)) == pytest.approx(expected, abs=1e-12)
+    with pytest.raises(DataError, match=r"no iou of domain . at step 2"):
+        function(BACK_FILL, tuple("ABCD"))
+
+
+def test_a_back_fill_at_the_end_or_the_start() -> None:
+    order = tuple("ABC")
+    assert samcl_fm(BACK_FILL, order, fits=(1, 3)) == pytest.approx((0.8 - 0.75) / 3)
+    assert cosam_ff(BACK_FILL, order, fits=(1, 3)) == pytest.approx(0.8 - 0.75), "B and C were just learnt"
+    assert samcl_fm(BACK_FILL, order, fits=(3,)) == 0
+    for function in (samcl_ft, cosam_ff, gem_bwt, gem_fwt, rwalk_forgetting, mammoth_forgetting):
+        assert math.isnan(function(BACK_FILL, order, fits=(3,))), function
+
+
+def test_every_step_as_a_row_is_the_default() -> None:
+    for function in (samcl_fm, samcl_ft, cosam_avg, cosam_ff, gem_bwt, gem_fwt, rwalk_forgetting, mammoth_forgetting):
+        assert function(R, ORDER, fits=(1, 2, 3)) == function(R, ORDER)
+
+
+def test_what_a_row_learnt() -> None:
+    assert [learnt_in(step, "ABCD", (1, 3, 4)) for step in (0, 1, 3, 4, 5)] == [(), ("A",), ("B", "C"), ("D",), ()]
+    assert learnt_in(2, ORDER) == ("B",)
 
 
 # The recorded numbers of the published code ---------------------------------------------------------------------------
@@ -357,6 +409,22 @@ def test_summary_refuses_gaps_and_strangers() -> None:
         summarize(frame, ["A", "B"])
     with pytest.raises(DataError, match=r"domain A is in the order .* more than once"):
         summarize(frame, [*ORDER, "A"])
+    with pytest.raises(DataError, match="step 2 has a row, and fitted no selector"):
+        summarize(frame, ORDER, (1, 3))
+    for fits in ((1, 2), (3, 1), (0, 1, 3), (1, 3, 4)):
+        with pytest.raises(DataError, match=r"the rows are .* expected ascending numbers that end with 3"):
+            summarize(frame, ORDER, fits)
+
+
+def test_summary_of_a_back_fill() -> None:
+    order = ("A", "B", "C")
+    frame = long_form(BACK_FILL.loc[[0, 1, 3], list(order)])
+    summary = summarize(frame, order, (1, 3))
+    assert summary["iou/samcl_fm"] == pytest.approx((0.8 - 0.75) / 3)
+    assert summary["iou/samcl_ft"] == pytest.approx((0.3 + 0.4) / 2)
+    assert summary["iou/last/C"] == 0.7
+    with pytest.raises(DataError, match=r"no iou of domain . at step 2"):
+        summarize(frame, order)
 
 
 def test_the_order_of_arrival_matters_not_the_order_of_names() -> None:

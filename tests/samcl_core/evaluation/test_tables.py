@@ -58,6 +58,18 @@ def test_markdown_marks_the_step_that_learnt_a_domain() -> None:
     ]
 
 
+def test_a_back_fill_is_one_row_with_all_its_domains() -> None:
+    order = ("A", "B", "C")
+    values = [(0, "A", 0.1), (0, "B", 0.2), (0, "C", 0.3), (3, "A", 0.7), (3, "B", 0.8), (3, "C", 0.9)]
+    rows = [(step, name, "iou", value, 2, "learn") for step, name, value in values]
+    frame = pd.DataFrame(rows, columns=["step", "domain", "metric", "value", "n", "role"])
+    assert step_name(3, order, (1, 3)) == "3 B, C"
+    _, (_, last) = r_matrix_rows(frame, "iou", order, fits=(3,))
+    assert last == ["3 A, B, C", "0.700", "0.800", "0.900"]
+    page = r_matrix_markdown(frame, "iou", order, fits=(1, 3)).splitlines()[-1]
+    assert page == "| 3 B, C | 0.700 | **0.800** | **0.900** |"
+
+
 def test_csv_keeps_every_digit() -> None:
     text = r_matrix_csv(FRAME.sample(frac=1, random_state=0))
     assert text == r_matrix_csv(FRAME) and "\r" not in text

@@ -1,0 +1,146 @@
+"""What concerns one domain alone, for several domains at a time: modules are independent of each other."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+from prefect import task
+from prefect.cache_policies import NO_CACHE
+
+from flows.own_part import Arrival, Progressing, is_due, learn, take_in
+from samcl_core.errors import SamclError
+from tasks.ending import Ended, ended_by
+from tasks.runners import task_runner
+from tasks.steps import tell_outcomes
+from tasks.workspace import Workspace
+
+__all__ = ["Parts", "side_by_side"]
+
+
+@dataclass(frozen=True)
+class _Part:
+    """What came of one domain's own stages.
+
+    Attributes:
+        outcomes: stage to what DVC did, in order.
+        changed: its data or its module is another one than before.
+    """
+
+    outcomes: dict[str, str]
+    changed: bool
+
+
+@dataclass(frozen=True)
+class _Flags:
+    """Files that tell the tasks of one flow run to begin nothing more (``stop``), or to end at once (``end``)."""
+
+    stop: Path
+    end: Path
+
+    @staticmethod
+    def new(workspace: Workspace) -> _Flags:
+        folder = workspace.state / "run"
+        folder.mkdir(parents=True, exist_ok=True)
+        name = uuid4().hex
+        return _Flags(folder / f"{name}.stop", folder / f"{name}.end")
+
+    def clear(self) -> None:
+        self.stop.unlink(missing_ok=True)
+        self.end.unlink(missing_ok=True)
+
+
+@task(name="domain", task_run_name="{arrival.domain}", cache_policy=NO_CACHE)
+def _do_part(root: Path, arrival: Arrival, stale: frozenset[str] | None, flags: _Flags) -> _Part:
+    """Take a domain in and, with role ``learn``, train its module; in whatever process the runner chose."""
+    if flags.stop.exists():
+        raise Ended("the flow stopped before this domain was begun", hint="the same command again continues")
+    with ended_by(flags.end):
+        return _part_of(Progressing(Workspace(root), stale), arrival)
+
+
+def _part_of(progress: Progressing, arrival: Arrival) -> _Part:
+    changed = take_in(progress, arrival)
+    if arrival.role == "learn":
+        changed |= learn(progress, arrival.domain)
+    return _Part(dict(progress.outcomes), changed)
+
+
+class Parts:
+    """The domains' own stages, running or waiting to run."""
+
+    def __init__(self, progress: Progressing, flags: _Flags) -> None:
+        self._progress = progress
+        self._flags = flags
+        self._futures: dict[str, Any] = {}
+        self._is_remote = False
+
+    def submit(self, runner: Any, arrivals: Sequence[Arrival], *, is_remote: bool) -> None:
+        """Hand domains to a task runner."""
+        self._is_remote = is_remote
+        common = {"root": self._progress.workspace.root, "stale": self._progress.stale, "flags": self._flags}
+        for arrival in arrivals:
+            self._futures[arrival.domain] = runner.submit(_do_part, {"arrival": arrival, **common})
+
+    def finish(self, arrival: Arrival) -> None:
+        """Wait for a domain's own stages, or run them now; their outcomes are those of ``progress`` afterwards.
+
+        Raises:
+            SamclError: one of them failed.
+        """
+        progress = self._progress
+        progress.outcomes = {}
+        future = self._futures.get(arrival.domain)
+        if future is None:
+            own = Progressing(progress.workspace, progress.stale)
+            try:
+                part = _part_of(own, arrival)
+            finally:
+                progress.outcomes = own.outcomes
+        else:
+            part = future.result()
+            progress.outcomes = dict(part.outcomes)
+            if self._is_remote:
+                tell_outcomes(part.outcomes)
+        if part.changed:
+            # The bank before the first step knows the natural and unseen domains, so every step follows them.
+            progress.touch(arrival.domain if arrival.role == "learn" else None)
+
+    def end(self, error: BaseException) -> None:
+        """Begin nothing more. What runs is finished after an error of ours, whose next command needs it; else ended."""
+        self._flags.stop.touch()
+        if not isinstance(error, SamclError):
+            self._flags.end.touch()
+        for future in self._futures.values():
+            with suppress(Exception):
+                future.wait()
+
+
+@contextmanager
+def side_by_side(progress: Progressing, arrivals: Sequence[Arrival]) -> Iterator[Parts]:
+    """Run the stages of ``arrivals`` that are due, several domains at a time, on the runner that the settings name.
+
+    A single domain needs no threads, and one that is up to date needs no runner at all.
+
+    Raises:
+        UsageError: the runner is not installed.
+        SamclError: the runner cannot be reached.
+    """
+    params = progress.workspace.params().pipeline
+    due = [arrival for arrival in arrivals if is_due(progress, arrival)]
+    parts = Parts(progress, _Flags.new(progress.workspace))
+    with ExitStack() as stack:
+        is_remote = params.runner == "dask"
+        if len(due) > 1 or (due and is_remote):
+            runner = stack.enter_context(task_runner(params, len(due)))
+            stack.callback(parts._flags.clear)
+            parts.submit(runner, due, is_remote=is_remote)
+        try:
+            yield parts
+        except BaseException as exc:
+            parts.end(exc)
+            raise
