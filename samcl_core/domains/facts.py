@@ -141,26 +141,24 @@ def _miss(mask: NDArray[np.bool_], x: float, y: float, label: int) -> float:
 
 def _shape(pixels: NDArray[np.uint8], count: int, model_px: int, min_part_frac: float) -> tuple[int, float]:
     """Number of parts, and the width of the thinnest that matters at ``model_px``."""
-    long_side = max(pixels.shape)
     left, top, width, height = cv2.boundingRect(pixels)
-    cut = pixels[top : top + height, left : left + width]
-    scale = min(1.0, model_px / long_side)
-    cover = None
-    if scale < 1:
-        size = (max(1, round(width * scale)), max(1, round(height * scale)))
-        # A line thinner than a pixel stays in one piece here; how much of each pixel it covers says how thin it is.
-        cover = np.asarray(cv2.resize(cut * np.uint8(255), size, interpolation=cv2.INTER_AREA), dtype=np.uint8)
-        cut = np.asarray(cover > 0).view(np.uint8)
+    cut, scale = pixels[top : top + height, left : left + width], model_px / max(pixels.shape)
+    size = (max(1, round(width * scale)), max(1, round(height * scale)))
+    # A line thinner than a pixel stays in one piece here; how much of each pixel it covers says how thin it is.
+    cover = cv2.resize(cut * np.uint8(255), size, interpolation=cv2.INTER_AREA) if scale < 1 else cut
+    is_smaller = scale < 1 and cv2.countNonZero(cover) > 0  # specks in a huge mask cover next to nothing
+    if is_smaller:
+        cut = np.asarray(np.asarray(cover) > 0).view(np.uint8)
         count = cv2.countNonZero(cut)
     parts = _parts(cut)
-    weights = [1.0] * len(parts) if cover is None else _weights(cut, cover, parts, width * height * scale**2)
+    weights = _weights(cut, cover, parts, width * height * scale**2) if is_smaller else [scale] * len(parts)
     least = min(count * min_part_frac, max(part.area for part in parts))
     widths = [
         _width(part.area, part.outline) * weight
         for part, weight in zip(parts, weights, strict=True)
         if part.area >= least
     ]
-    return len(parts), min(widths) * model_px / max(long_side * scale, 1.0)
+    return len(parts), min(widths)
 
 
 @dataclass
@@ -193,10 +191,10 @@ def _parts(cut: NDArray[np.uint8]) -> list[_Part]:
     return list(parts.values())
 
 
-def _weights(cut: NDArray[np.uint8], cover: NDArray[np.uint8], parts: Sequence[_Part], true_size: float) -> list[float]:
+def _weights(cut: NDArray[np.uint8], cover: NDArray[Any], parts: Sequence[_Part], true_size: float) -> list[float]:
     """For each part the area that it really has by its number of pixels, at the scale of the model."""
     num_labels, labels = cv2.connectedComponents(cut, connectivity=8)
-    covered = np.bincount(np.asarray(labels).ravel(), weights=cover.ravel(), minlength=num_labels)
+    covered = np.bincount(np.asarray(labels).ravel(), weights=np.asarray(cover).ravel(), minlength=num_labels)
     # A side shorter than one pixel of the model was rounded up to one.
     unit = true_size / cover.size / 255
     return [float(covered[labels[part.row, part.column]]) * unit / part.area for part in parts]

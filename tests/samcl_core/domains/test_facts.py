@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from samcl_core.domains.facts import image_facts, mask_facts, point_facts
+from samcl_core.domains.facts import _parts, image_facts, mask_facts, point_facts
 from samcl_core.domains.synthetic import draw
 
 Grey = np.ndarray[Any, np.dtype[np.uint8]]
@@ -81,6 +81,24 @@ def test_small_parts_do_not_matter_and_the_largest_always_does() -> None:
     assert mask_facts(specks > 0, model_px=256).thickness_px == 1
 
 
+def test_parts_and_their_pixels_are_counted_without_labels() -> None:
+    rng = np.random.default_rng(0)
+    for number in range(300):
+        mask = (rng.random(rng.integers(1, 40, 2)) < rng.random()).astype(np.uint8)
+        if number % 2:
+            mask = (cv2.GaussianBlur(rng.random((60, 60)), (0, 0), rng.uniform(0.6, 4)) > 0.5).astype(np.uint8)
+        if mask.any():
+            _, _, stats, _ = cv2.connectedComponentsWithStats(mask, connectivity=8)
+            assert sorted(part.area for part in _parts(mask)) == sorted(stats[1:, cv2.CC_STAT_AREA].tolist())
+
+
+def test_specks_in_a_huge_mask_do_no_harm() -> None:
+    mask = np.zeros((8, 40_000), bool)
+    mask[0, 0] = mask[7, 39_999] = True
+    found = mask_facts(mask, model_px=64)
+    assert found.num_parts == 2 and found.thickness_px < 0.01
+
+
 @pytest.mark.parametrize("fill", [0, 1])
 def test_empty_and_full_masks(fill: int) -> None:
     found = mask_facts(np.full((20, 30), fill, bool))
@@ -126,9 +144,13 @@ def test_values_of_classes_and_soft_masks_are_grey() -> None:
 
 def test_contrast_of_a_picture() -> None:
     assert image_facts(np.full((9, 7, 3), 80, np.uint8)).contrast == 0
-    half = np.zeros((10, 10, 3), np.uint8)
-    half[:5, :, 2] = 100
+    half = np.zeros((64, 64, 3), np.uint8)
+    half[:32] = 100
     assert image_facts(half).contrast == 50
+    half[:32] = (0, 0, 30)
+    assert image_facts(half).contrast == 15, "colour without brightness"
+    noise = np.random.default_rng(0).integers(0, 2, (512, 512, 1), dtype=np.uint8) * np.full(3, 80, np.uint8)
+    assert image_facts(noise).contrast == pytest.approx(40, abs=0.1), "fine texture, which no thumbnail shows"
     assert len(image_facts(half).thumbnail) == 32 * 32
 
 

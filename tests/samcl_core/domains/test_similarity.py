@@ -42,6 +42,12 @@ def test_copies_are_found_and_nothing_else(scene: str) -> None:
     assert pairs_of([*images, *copies]) == [(0, 30), (1, 31), (2, 32), (3, 33)]
 
 
+def test_copies_of_large_textures_are_found() -> None:
+    """Of large pictures only some pixels are looked at."""
+    images = [draw("metal", size_px=700, seed=0, split="train", index=index)[0] for index in range(3)]
+    assert pairs_of([*images, again(images[1], scale=0.6, quality=60)]) == [(1, 3)]
+
+
 def test_no_two_small_textures_are_alike() -> None:
     images = [draw(scene, size_px=48, seed=0, split="test", index=i)[0] for scene in sorted(SCENES) for i in range(60)]
     assert pairs_of(images) == []
