@@ -24,10 +24,17 @@ def options() -> Iterator[tuple[str, FieldInfo]]:
     for name, field in Params.model_fields.items():
         if name in TABLES:
             yield from ((f"{name}.<D>.{key}", inner) for key, inner in TABLES[name].model_fields.items())
-        elif isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
-            yield from ((f"{name}.{key}", inner) for key, inner in field.annotation.model_fields.items())
         else:
-            yield name, field
+            yield from options_of(name, field)
+
+
+def options_of(name: str, field: FieldInfo) -> Iterator[tuple[str, FieldInfo]]:
+    """The options of a section, and of the sections in it; anything else is an option itself."""
+    if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+        for key, inner in field.annotation.model_fields.items():
+            yield from options_of(f"{name}.{key}", inner)
+    else:
+        yield name, field
 
 
 OPTIONS = dict(options())
