@@ -97,8 +97,8 @@ def _images(file: Path, root: Path, index: ImageIndex) -> Iterator[tuple[Value, 
     for identity, entry in entries.items():
         name, objects = entry["file_name"], annotations[identity]
         shapes = or_unreadable(file, partial(_shapes, entry, objects, categories))
-        image = index.find(name, near, split=split, prefer=file.stem.split("_").__contains__)
-        yield name, SourceImage(image, shapes, split, is_negative=not objects)
+        path = index.find(name, near, split=split, prefer=file.stem.split("_").__contains__)
+        yield name, SourceImage(path, shapes, split, is_negative=not objects)
 
 
 def _shapes(entry: Value, objects: list[Value], categories: dict[int | str, str]) -> Shapes:
