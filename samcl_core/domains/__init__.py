@@ -2,7 +2,15 @@
 
 from __future__ import annotations
 
-from samcl_core.domains.formats import Format, SourceImage, detect_format, format_names, get_format, register_format
+from samcl_core.domains.formats import (
+    Format,
+    ReadOptions,
+    SourceImage,
+    detect_format,
+    format_names,
+    get_format,
+    register_format,
+)
 from samcl_core.domains.images import image_size, load_image, load_mask
 from samcl_core.domains.layout import SPLITS, Domain, Sample
 from samcl_core.domains.manifest import Record, read_manifest, write_manifest

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from samcl_core.domains.formats import (
-    SourcePair,
+    ReadOptions,
+    SourceImage,
     detect_format,
     format_names,
     get_format,
@@ -27,13 +28,21 @@ def _touch(root: Path, *names: str) -> Path:
 
 def _scan(root: Path) -> tuple[str, set[tuple[str | None, str, str]]]:
     found = detect_format(root)
-    return found.name, {_row(pair, root) for pair in found.scan(root)}
+    return found.name, {_row(pair, root) for pair in found.scan(root, ReadOptions())}
 
 
-def _row(pair: SourcePair, root: Path) -> tuple[str | None, str, str]:
+def _row(pair: SourceImage, root: Path) -> tuple[str | None, str, str]:
     image = pair.image.relative_to(root).as_posix() if pair.image else "-"
-    mask = pair.mask.relative_to(root).as_posix() if pair.mask else "-"
-    return pair.split, image, mask
+    mask = _mask(pair)
+    return pair.split, image, mask.relative_to(root).as_posix() if mask else "-"
+
+
+def _mask(pair: SourceImage) -> Path | None:
+    """The mask file; each image of these trees has at most one."""
+    if pair.annotation is None:
+        return None
+    (mask,) = pair.annotation.files
+    return mask
 
 
 def test_the_published_layout(tmp_path: Path) -> None:
@@ -46,7 +55,7 @@ def test_the_published_layout(tmp_path: Path) -> None:
             ("test", "test/images/b.png", "test/masks/b.png"),
         },
     )
-    points = {pair.split: pair.points for pair in get_format("samcl").scan(tmp_path)}
+    points = {pair.split: pair.points for pair in get_format("samcl").scan(tmp_path, ReadOptions())}
     assert points == {"train": None, "test": [[[1, 2]], [1]]}
 
 
@@ -61,10 +70,10 @@ def test_the_published_layout(tmp_path: Path) -> None:
             {("train", "images/train/a.jpg", "masks/train/a.png"), ("test", "images/val/b.jpg", "masks/val/b.png")},
         ),
         (
-            [f"{split}/{kind}/{split}.png" for split in ("train", "val", "test") for kind in ("images", "masks")],
+            [f"{split}/{kind}/{split}.png" for split in ("train", "valid", "test") for kind in ("images", "masks")],
             {
                 ("train", "train/images/train.png", "train/masks/train.png"),
-                ("train", "val/images/val.png", "val/masks/val.png"),
+                ("val", "valid/images/valid.png", "valid/masks/valid.png"),
                 ("test", "test/images/test.png", "test/masks/test.png"),
             },
         ),
@@ -78,7 +87,7 @@ def test_the_published_layout(tmp_path: Path) -> None:
             },
         ),
     ],
-    ids=["flat", "usual names", "labels beside", "split inside", "val is training", "mixed", "jpg png", "mixed splits"],
+    ids=["flat", "usual names", "labels beside", "split inside", "validation", "mixed", "jpg png", "mixed splits"],
 )
 def test_plain_folders(tmp_path: Path, files: list[str], expected: set[tuple[str | None, str, str]]) -> None:
     assert _scan(_touch(tmp_path, *files)) == ("folders", expected)
@@ -93,6 +102,21 @@ def test_partners_that_are_missing_are_reported(tmp_path: Path) -> None:
     }
 
 
+def test_the_published_layout_with_a_validation_split(tmp_path: Path) -> None:
+    _touch(tmp_path, "train/images/a.png", "train/masks/a.png", "val/images/b.png", "val/masks/b.png")
+    pairs = {("train", "train/images/a.png", "train/masks/a.png"), ("test", "val/images/b.png", "val/masks/b.png")}
+    assert _scan(tmp_path) == ("samcl", pairs)
+    _touch(tmp_path, "test/images/c.png", "test/masks/c.png")
+    assert _scan(tmp_path) == (
+        "samcl",
+        {
+            ("train", "train/images/a.png", "train/masks/a.png"),
+            ("val", "val/images/b.png", "val/masks/b.png"),
+            ("test", "test/images/c.png", "test/masks/c.png"),
+        },
+    )
+
+
 def test_a_published_split_without_masks_is_reported_not_ignored(tmp_path: Path) -> None:
     _touch(tmp_path, "train/images/a.jpg", "train/masks/a.jpg", "test/images/b.jpg")
     assert ("test", "test/images/b.jpg", "-") in _scan(tmp_path)[1]
@@ -101,7 +125,7 @@ def test_a_published_split_without_masks_is_reported_not_ignored(tmp_path: Path)
 def test_exact_names_win_over_stems() -> None:
     images = [Path("i/a.jpg"), Path("i/a.png"), Path("i/img_7.jpg")]
     masks = [Path("m/a.png"), Path("m/a_mask.png"), Path("m/mask_7.png")]
-    pairs = {(pair.image, pair.mask) for pair in pair_files(images, masks, None)}
+    pairs = {(pair.image, _mask(pair)) for pair in pair_files(images, masks, None)}
     assert pairs == {(images[1], masks[0]), (images[0], masks[1]), (images[2], masks[2])}
 
 
@@ -112,7 +136,7 @@ def test_bare_stem(name: str) -> None:
 
 def test_validation_is_the_test_split_only_when_there_is_no_other() -> None:
     assert split_of("Val", ["train", "Val"]) == "test"
-    assert split_of("valid", ["train", "valid", "Test"]) == "train"
+    assert split_of("valid", ["train", "valid", "Test"]) == "val"
     assert split_of("photos", []) is None
 
 
@@ -132,17 +156,17 @@ def test_an_unknown_layout_says_what_is_there_and_what_is_expected(tmp_path: Pat
         detect_format(tmp_path / "readme.txt")
     for name in format_names():
         with pytest.raises(LayoutError, match="expected"):
-            get_format(name).scan(tmp_path / "photos" if name == "samcl" else _touch(tmp_path / "empty", "x/y.txt"))
+            get_format(name).scan(_touch(tmp_path / "empty", "x/y.txt"), ReadOptions())
 
 
 def test_points_of_the_source_must_be_json(tmp_path: Path) -> None:
     _touch(tmp_path, "train/images/a.jpg", "train/masks/a.jpg", "train/masks/points.json")
     with pytest.raises(DataError, match=r"points\.json: cannot be read as JSON"):
-        get_format("samcl").scan(tmp_path)
+        get_format("samcl").scan(tmp_path, ReadOptions())
 
 
 def test_names_are_registered_once() -> None:
     with pytest.raises(ValueError, match="'folders' is registered already"):
         register_format(get_format("folders"))
-    with pytest.raises(UsageError, match="'coco' is unknown, expected auto or one of samcl, folders"):
-        get_format("coco")
+    with pytest.raises(UsageError, match=r"'paint' is unknown, expected auto or one of samcl, .*, folders"):
+        get_format("paint")
