@@ -29,13 +29,19 @@ def check_all(samples: Sequence[SampleFacts], params: CheckParams) -> list[Findi
     return sort_findings([*found, *check_domain(usable, params)])
 
 
-def check_domain(samples: Sequence[SampleFacts], params: CheckParams) -> list[Finding]:
-    """What is wrong with samples taken together, sorted. Give those that can be used, with their splits.
+def check_domain(
+    samples: Sequence[SampleFacts], params: CheckParams, twins: Sequence[tuple[str, ...]] | None = None
+) -> list[Finding]:
+    """What is wrong with samples taken together, sorted.
 
-    Samples of one image file (its objects) count as one image.
+    Args:
+        samples: those that can be used, with their splits. Samples of one image file (its objects) count as one image.
+        params: the thresholds.
+        twins: ``similar_images`` of these samples, or of more; ``None`` computes them.
     """
     images = {sample.image_file: sample for sample in samples if sample.image_file}
-    twins = similar_images(samples, params)
+    found = similar_images(samples, params) if twins is None else twins
+    twins = [cluster for names in found if len(cluster := tuple(name for name in names if name in images)) > 1]
     return sort_findings(
         _check_copies(images)
         + _check_twins(images, twins)

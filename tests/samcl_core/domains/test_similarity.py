@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from samcl_core.domains.similarity import clusters_of, fingerprint, near_duplicates
+from samcl_core.domains.similarity import _num_bits, clusters_of, fingerprint, near_duplicates
 from samcl_core.domains.synthetic import SCENES, draw
 
 Rgb = np.ndarray[Any, np.dtype[np.uint8]]
@@ -78,6 +78,15 @@ def test_ten_thousand_pictures_take_seconds() -> None:
     start = time.perf_counter()
     assert near_duplicates(hashes, bytes(10_000 * 1024)) == []
     assert time.perf_counter() - start < 20
+
+
+def test_bits_are_counted_with_any_numpy(monkeypatch: pytest.MonkeyPatch) -> None:
+    words = np.random.default_rng(2).integers(0, 2**64, 999, dtype=np.uint64)
+    words[:3] = 0, 1, 2**64 - 1
+    expected = [bin(word).count("1") for word in words.tolist()]
+    assert _num_bits(words).tolist() == expected
+    monkeypatch.delattr(np, "bitwise_count", raising=False)
+    assert _num_bits(words).tolist() == expected
 
 
 @pytest.mark.parametrize("count", [0, 1])
