@@ -12,6 +12,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+import numpy as np
+
 from samcl_core.domains.annotations import Annotation, Instance
 from samcl_core.domains.formats.base import SourceImage
 from samcl_core.domains.images import IMAGE_SUFFIXES
@@ -43,6 +45,7 @@ _SPLIT = re.compile(r"(?<![a-z])(train(?:ing)?|val(?:id(?:ation)?)?|test(?:ing)?
 _WORDS = {"tr": "train", "va": "val", "te": "test"}
 _MAX_DEPTH = 32
 _MAX_COORDINATE = 1e6
+_NUMBERS = frozenset({int, float})
 _DRIVE = re.compile(r"[a-z]:", re.IGNORECASE)
 _HINT = "correct this file"
 
@@ -117,11 +120,15 @@ class Value:
 
     def coordinates(self) -> tuple[float, ...]:
         """A list of numbers of pixels, none farther out than any image reaches."""
-        if not isinstance(self.value, list) or any(type(member) not in (int, float) for member in self.value):
+        if not isinstance(self.value, list) or not _NUMBERS.issuperset(map(type, self.value)):
             raise self.wrong("a list of numbers")
-        if not all(-_MAX_COORDINATE <= member <= _MAX_COORDINATE for member in self.value):
+        try:
+            numbers = np.array(self.value, dtype=np.float64)
+        except OverflowError:
+            numbers = np.array([np.inf])
+        if not (np.abs(numbers) <= _MAX_COORDINATE).all():
             raise self.wrong("coordinates in pixels of the image")
-        return tuple(map(float, self.value))
+        return tuple(numbers.tolist())
 
     def outline(self, numbers: Sequence[float] | None = None) -> tuple[float, ...]:
         """``x0, y0, x1, y1, ...`` of three or more points.
