@@ -15,7 +15,21 @@ from samcl_core.errors import DataError
 from samcl_core.files import digest_json, sha256_file
 from samcl_core.masks import mask_from_rle, polygons_to_mask
 
-__all__ = ["Annotation", "Code", "CodedMask", "Instance", "MaskFiles", "Shape", "Shapes", "codes_of", "union_of"]
+__all__ = [
+    "Annotation",
+    "Code",
+    "CodedMask",
+    "Instance",
+    "MaskFiles",
+    "Shape",
+    "Shapes",
+    "codes_of",
+    "refuse_too_many",
+    "union_of",
+]
+
+_MAX_DRAWN_PIXELS = 4 << 30
+"""Of all objects of an image together: each has a mask of the whole image, a byte a pixel."""
 
 Code = int | tuple[int, int, int]
 """What stands for a class in a mask file: an index (or grey value), or a colour (red, green, blue)."""
@@ -135,11 +149,13 @@ class CodedMask:
         if self.classes is None:
             codes = load_codes(self.path, is_coloured=False)
             values = [int(value) for value in np.unique(codes) if value not in (0, self.void)]
+            refuse_too_many(self.path, len(values), codes.size)
             return [Instance(codes == value) for value in values]
         is_coloured = any(isinstance(code, tuple) for code in self.classes)
         codes = load_codes(self.path, is_coloured=is_coloured)
         packed = {_packed(code): label for code, label in self.classes.items()}
         present = set(np.unique(codes).tolist())
+        refuse_too_many(self.path, len(present & set(packed)), codes.size)
         return [Instance(codes == code, label) for code, label in sorted(packed.items()) if code in present]
 
     def digest(self) -> str:
@@ -196,6 +212,7 @@ class Shapes:
     def instances(self, size: tuple[int, int], threshold: int) -> list[Instance]:
         """One for each shape."""
         width, height = self.frame or size
+        refuse_too_many(self.path, len(self.shapes), width * height)
         return [Instance(self._draw(shape, width, height), shape.label, shape.is_crowd) for shape in self.shapes]
 
     def digest(self) -> str:
@@ -215,6 +232,20 @@ class Shapes:
             return polygons_to_mask(polygons, width, height)
         except DataError as exc:
             raise DataError(f"{self.path}: {exc.message}", hint="correct this file") from exc
+
+
+def refuse_too_many(path: Path, num_objects: int, num_pixels: int) -> None:
+    """Nothing, when so many objects of an image of so many pixels can be held in memory.
+
+    Raises:
+        DataError: they take more than 4 GiB.
+    """
+    if num_objects * num_pixels > _MAX_DRAWN_PIXELS:
+        raise DataError(
+            f"{path}: {num_objects} objects in an image of {num_pixels} pixels, expected at most"
+            f" {_MAX_DRAWN_PIXELS // num_pixels}",
+            hint="cut the image into tiles",
+        )
 
 
 def union_of(instances: Sequence[Instance], size: tuple[int, int]) -> NDArray[np.bool_]:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from samcl_core.domains.annotations import Annotation, Instance, MaskFiles
+from samcl_core.domains.annotations import Annotation, Instance, MaskFiles, refuse_too_many
 from samcl_core.domains.formats.base import ReadOptions, SourceImage, image_files, split_of
 from samcl_core.domains.formats.pairing import folders_inside, images_below, pair_trees, sorted_by_path
 from samcl_core.domains.images import load_codes, load_mask
@@ -71,6 +71,7 @@ class InstanceMap:
             )
         inside = np.where(mask, colours, -1)
         found = sorted(int(colour) for colour in np.unique(inside) if colour >= 0)
+        refuse_too_many(self.colours, len(found), inside.size)
         # Pixels of the mask that are black in the map come last.
         return [Instance(inside == colour, self.label) for colour in sorted(found, key=lambda colour: colour == 0)]
 

@@ -128,7 +128,7 @@ class Value:
             numbers = np.array([np.inf])
         if not (np.abs(numbers) <= _MAX_COORDINATE).all():
             raise self.wrong("coordinates in pixels of the image")
-        return tuple(numbers.tolist())
+        return tuple(map(float, self.value))
 
     def outline(self, numbers: Sequence[float] | None = None) -> tuple[float, ...]:
         """``x0, y0, x1, y1, ...`` of three or more points.

@@ -9,7 +9,7 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 from numpy.typing import NDArray
 
-from samcl_core.domains.annotations import Code, Instance
+from samcl_core.domains.annotations import Code, Instance, refuse_too_many
 from samcl_core.domains.formats.base import ReadOptions, SourceImage
 from samcl_core.domains.formats.reading import (
     ImageIndex,
@@ -142,7 +142,9 @@ class VocMaps:
         codes[np.isin(codes, [*unknown, *nothing, *(code for code, label in labels.items() if not label)])] = -1
         objects = self._objects(codes.shape)
         pairs = sorted({(int(one), int(code)) for one, code in np.unique(_stacked(objects, codes), axis=1).T.tolist()})
-        return [Instance((objects == one) & (codes == code), labels[code]) for one, code in pairs if one and code >= 0]
+        pairs = [(one, code) for one, code in pairs if one and code >= 0]
+        refuse_too_many(self.class_map, len(pairs), codes.size)
+        return [Instance((objects == one) & (codes == code), labels[code]) for one, code in pairs]
 
     def digest(self) -> str:
         """Of the files' bytes and the meaning of their codes."""

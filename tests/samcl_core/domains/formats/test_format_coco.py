@@ -254,6 +254,14 @@ def test_the_digest_of_an_image_is_of_its_own_objects(tree: Any, samples: Module
     assert before[0] == after[0] and before[1] != after[1]
 
 
+def test_more_objects_than_fit_into_memory_are_refused_before_they_are_drawn(tree: Any, samples: ModuleType) -> None:
+    tree.image("a.png")
+    images = [{"id": 1, "file_name": "a.png", "width": 9000, "height": 9000}]
+    tree.text(JSON, samples.coco_file([], [{"segmentation": [[0, 0, 1, 0, 1, 1]]}] * 60, images=images))
+    with pytest.raises(DataError, match="60 objects in an image of 81000000 pixels, expected at most 53"):
+        _scan(tree.root)[0].annotation.instances((16, 12), 128)
+
+
 def test_no_such_file(tree: Any) -> None:
     tree.image("a.png")
     tree.text("points.json", json.dumps({"a.png": [[[1, 2]], [1]]}))
