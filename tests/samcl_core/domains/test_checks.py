@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import re
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -12,6 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from samcl_core.domains import checks
 from samcl_core.domains.checks import SEVERITY_OF, CheckParams, SampleFacts, check_sample
 from samcl_core.domains.datareport import MEANINGS
 from samcl_core.domains.domain_checks import check_all, check_domain, leaking_samples, similar_images
@@ -120,6 +122,16 @@ def test_real_samples_raise_no_alarm() -> None:
 
 def test_every_check_is_explained() -> None:
     assert set(MEANINGS) == set(SEVERITY_OF)
+
+
+def test_the_page_and_the_docstring_list_every_check_and_threshold() -> None:
+    page = (Path(__file__).parents[3] / "docs" / "data-quality.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| ((?:`[a-z_.]+` ?)+) \| (\w+) \| .+? \| (.*?) ?\|$", page, re.MULTILINE)
+    listed = {check: severity for names, severity, _ in rows for check in re.findall(r"`([a-z_.]+)`", names)}
+    assert listed == SEVERITY_OF
+    thresholds = {name for _, _, names in rows for name in re.findall(r"`([a-z_.]+)`", names)}
+    assert thresholds - {"ingest.mask_threshold"} == set(CheckParams.model_fields) - {"near_duplicates"}
+    assert dict(re.findall(r"^([a-z]+\.[a-z_]+) +(\w+) ", checks.__doc__ or "", re.MULTILINE)) == SEVERITY_OF
 
 
 def sample(name: str, **changes: Any) -> SampleFacts:
