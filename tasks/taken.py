@@ -23,6 +23,7 @@ from samcl_core.errors import DataError, SamclError, UnsafeFileError, UsageError
 from samcl_core.files import write_atomic, write_json
 from samcl_core.progress import Progress, silent
 from samcl_core.stages.ingest import refuse_unusable, survey
+from samcl_core.stages.places import Places
 from tasks.dvc import check_source
 from tasks.names import check_name
 
@@ -230,7 +231,7 @@ def prepare(root: Path, params: Params, taken: Taken, progress: Progress = silen
     if format != "auto":
         get_format(format)
     check_source(root, folder, domain)
-    found = survey(folder, params, format, known, progress)
+    found = survey(folder, params, format, known, progress, Places(root).measured(domain))
     try:
         refuse_unusable(found, domain, role, params.ingest.max_bad_frac)
     except DataError as exc:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from io import BytesIO
@@ -22,6 +21,7 @@ __all__ = [
     "MaskFile",
     "Picture",
     "decode_image",
+    "file_bytes",
     "image_info",
     "image_size",
     "load_codes",
@@ -47,6 +47,7 @@ IMAGE_SUFFIXES = frozenset(
 # Named one by one: Pillow could also open formats that start other programs (EPS).
 _FORMATS = ("BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
 _HINT = "replace or remove this file"
+_EXIF_KEYS = ("exif", "Raw profile type exif", "xmp", "XML:com.adobe.xmp")
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -176,14 +177,12 @@ class Picture:
     """An image file, read once.
 
     Attributes:
-        pixels: (H, W, 3) uint8 RGB, upright.
-        info: what its header says.
-        sha256: of its bytes.
+        pixels: (H, W, 3) uint8 RGB, upright; smaller than the image where ``read_image`` was allowed to.
+        info: what its header says, of the image itself.
     """
 
     pixels: NDArray[np.uint8]
     info: ImageInfo
-    sha256: str
 
 
 @dataclass(frozen=True)
@@ -194,40 +193,59 @@ class MaskFile:
         mask: (H, W) bool, upright.
         grey: (H, W) uint8, its values; ``None`` where they are numbers of colours.
         is_clean: it already is what masks are written as: a single-channel PNG of 0 and 255.
-        sha256: of its bytes.
     """
 
     mask: NDArray[np.bool_]
     grey: NDArray[np.uint8] | None
     is_clean: bool
-    sha256: str
 
 
-def read_image(path: Path) -> Picture:
-    """``load_image``, ``image_info`` and the digest of the file, from one reading.
+def read_image(path: Path, data: bytes | None = None, *, min_side: int | None = None) -> Picture:
+    """``load_image`` and ``image_info`` from one reading; the pixels cannot be written to.
+
+    Args:
+        path: the file.
+        data: its bytes, where they are known.
+        min_side: a smaller picture will do, of sides no shorter than this (or than the image's own): a JPEG is then read
+            to its end as always, and takes a fraction of the time.
 
     Raises:
         ImageError: as ``load_image``.
     """
     with _reading(path):
-        data = _whole(path)
-        image, info = _decode(path, BytesIO(data))
-        return Picture(_rgb(image), info, hashlib.sha256(data).hexdigest())
+        image, info = _decode(path, BytesIO(file_bytes(path) if data is None else data), min_side)
+        return Picture(np.asarray(image) if image.mode == "RGB" else _rgb(image), info)
 
 
-def read_mask(path: Path, threshold: int = 128) -> MaskFile:
+def read_mask(path: Path, threshold: int = 128, data: bytes | None = None) -> MaskFile:
     """``load_mask`` and what else there is to know of the file, from one reading.
 
+    Args:
+        path: the file.
+        threshold: as ``load_mask``.
+        data: its bytes, where they are known.
+
     Raises:
         ImageError: as ``load_image``.
     """
     with _reading(path):
-        data = _whole(path)
-        image, info = _decode(path, BytesIO(data))
+        image, info = _decode(path, BytesIO(file_bytes(path) if data is None else data))
         mask, grey = _mask_of(image, info.format, threshold)
         is_png = (info.format, info.mode, info.orientation) == ("PNG", "L", 1)
         is_clean = is_png and grey is not None and np.array_equal(grey, mask * np.uint8(255))
-        return MaskFile(mask, grey, is_clean, hashlib.sha256(data).hexdigest())
+        return MaskFile(mask, grey, is_clean)
+
+
+def file_bytes(path: Path) -> bytes:
+    """The bytes of an image file.
+
+    Raises:
+        ImageError: it cannot be read, or has more than ``MAX_BYTES``.
+    """
+    with _reading(path):
+        if path.stat().st_size > MAX_BYTES:
+            raise _too_large(path, f"{path.stat().st_size} bytes")
+        return path.read_bytes()
 
 
 def turn_upright(mask: NDArray[np.bool_], orientation: int) -> NDArray[np.bool_]:
@@ -250,18 +268,18 @@ def _open(path: Path, data: BytesIO | None = None) -> Image.Image:
     return image
 
 
-def _decode(path: Path, data: BytesIO | None = None) -> tuple[Image.Image, ImageInfo]:
+def _decode(path: Path, data: BytesIO | None = None, min_side: int | None = None) -> tuple[Image.Image, ImageInfo]:
     """The upright pixels and what the header said, of ``path`` or of ``data`` in its place."""
     with _open(path, data) as image:
-        image.load()
-        info = _info(image)
+        if min_side is not None and image.format == "JPEG":
+            info = _info(image)
+            # libjpeg computes 1/2, 1/4 or 1/8 of the size from the same coefficients.
+            image.draft(image.mode, (min_side, min_side))
+            image.load()
+        else:
+            image.load()
+            info = _info(image)
         return (image.transpose(_TURNS[info.orientation]) if info.orientation in _TURNS else image), info
-
-
-def _whole(path: Path) -> bytes:
-    if path.stat().st_size > MAX_BYTES:
-        raise _too_large(path, f"{path.stat().st_size} bytes")
-    return path.read_bytes()
 
 
 @contextlib.contextmanager
@@ -276,7 +294,9 @@ def _reading(path: Path) -> Iterator[None]:
 
 
 def _info(image: Image.Image) -> ImageInfo:
-    orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
+    # Looking for it costs as much as a small image, and mostly there is nothing to look in.
+    may_turn = image.format == "TIFF" or any(key in image.info for key in _EXIF_KEYS)
+    orientation = image.getexif().get(ExifTags.Base.Orientation, 1) if may_turn else 1
     orientation = orientation if orientation in _TURNS else 1
     width, height = (image.height, image.width) if orientation >= 5 else (image.width, image.height)
     return ImageInfo(width, height, image.mode, str(image.format), orientation)
@@ -297,7 +317,7 @@ def _grey(image: Image.Image) -> NDArray[np.uint8]:
         image = image.convert("RGBA")
     if _is_wide(image):
         return _to_8_bit(np.asarray(image))
-    return np.array(image.convert("L"), dtype=np.uint8)
+    return np.asarray(image if image.mode == "L" else image.convert("L"), dtype=np.uint8)
 
 
 def _rgb(image: Image.Image) -> NDArray[np.uint8]:

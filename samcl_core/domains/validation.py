@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,35 +17,59 @@ from samcl_core.domains.checks import CheckParams, SampleFacts, check_sample
 from samcl_core.domains.facts import image_facts, mask_facts, point_facts
 from samcl_core.domains.findings import Finding
 from samcl_core.domains.formats import SourceImage
-from samcl_core.domains.images import ImageInfo, image_info, read_image, read_mask, turn_upright
-from samcl_core.errors import DataError, ImageError
+from samcl_core.domains.images import ImageInfo, Picture, file_bytes, image_info, read_image, read_mask, turn_upright
+from samcl_core.errors import DataError, ImageError, SamclError
 
-__all__ = ["Checked", "check_source", "masks_of"]
+__all__ = ["Checked", "Measured", "Memory", "check_source", "masks_of"]
+
+_FACTS_PX = 128
+"""Sides of a picture that is large enough to measure."""
 
 
 @dataclass(frozen=True)
-class Checked:
-    """One sample of a source and what was found in its files.
+class Measured:
+    """What the files of one sample hold, whatever counts as wrong.
 
     Attributes:
-        source: the image and its annotation.
         facts: what was measured; its files name the sample.
         part: number of the object among those of the image, from 0; ``None`` where all objects are one sample.
         orientation: EXIF orientation of the image.
         turn_mask: the annotation was drawn on the stored pixels, so it needs the image's turn.
         keep_image: the image file can be copied byte for byte.
         keep_mask: the mask file can be copied byte for byte.
-        findings: what is wrong with this sample on its own, the worst first.
-        put_aside: why it is not used although nothing is wrong with it alone: it leaks; empty for no such reason.
     """
 
-    source: SourceImage
     facts: SampleFacts
     part: int | None = None
     orientation: int = 1
     turn_mask: bool = False
     keep_image: bool = True
     keep_mask: bool = True
+
+
+class Memory(Protocol):
+    """What was measured of the same bytes before."""
+
+    def recall(self, source: SourceImage, facts: SampleFacts) -> list[Measured] | None:
+        """The samples of an image by its digests, ``None`` where they are not known."""
+        ...
+
+    def keep(self, source: SourceImage, facts: SampleFacts, measured: Sequence[Measured]) -> None:
+        """Remember them."""
+        ...
+
+
+@dataclass(frozen=True)
+class Checked(Measured):
+    """One sample of a source and what was found in its files.
+
+    Attributes:
+        source: the image and its annotation.
+        findings: what is wrong with this sample on its own, the worst first.
+        put_aside: why it is not used although nothing is wrong with it alone: it leaks; empty for no such reason.
+    """
+
+    source: SourceImage = field(default=SourceImage(None, None))
     findings: tuple[Finding, ...] = field(default=(), repr=False)
     put_aside: str = ""
 
@@ -77,7 +103,12 @@ class Checked:
 
 
 def check_source(
-    source: SourceImage, raw: Path, options: SourceParams, threshold: int, checks: CheckParams | None = None
+    source: SourceImage,
+    raw: Path,
+    options: SourceParams,
+    threshold: int,
+    checks: CheckParams | None = None,
+    memory: Memory | None = None,
 ) -> list[Checked]:
     """Read the files of one image whole; never raises for what they hold.
 
@@ -87,6 +118,7 @@ def check_source(
         options: what a sample is.
         threshold: grey values of a mask file from here on are foreground.
         checks: what counts as wrong.
+        memory: what was measured of the same bytes before; is told what is measured now.
 
     Returns:
         One sample, or one for each object where ``options.instances`` says so. Nothing where the options leave out all
@@ -95,15 +127,27 @@ def check_source(
     if source.is_negative and options.negatives != "keep":
         return []
     checks = checks or CheckParams()
-    names = [file.relative_to(raw).as_posix() for file in (source.annotation.files if source.annotation else ())]
-    image_file = source.image.relative_to(raw).as_posix() if source.image else ""
-    facts = SampleFacts(image_file, (names or [""])[0], source.split, is_negative=source.is_negative)
-    checked = Checked(source, facts)
-    if source.image is not None and (source.annotation is not None or source.is_negative):
-        samples = _read(checked, source.image, raw, options, threshold, checks)
-    else:
-        samples = [checked]
-    return [replace(sample, findings=tuple(check_sample(sample.facts, checks))) for sample in samples]
+    facts = SampleFacts(
+        _name(source.image, raw),
+        _name(source.annotation.files[0] if source.annotation else None, raw),
+        source.split,
+        is_negative=source.is_negative,
+    )
+    has_both = source.image is not None and (source.annotation is not None or source.is_negative)
+    measured = _read(source, facts, raw, options, threshold, checks, memory) if has_both else [Measured(facts)]
+    return [
+        Checked(
+            one.facts,
+            one.part,
+            one.orientation,
+            one.turn_mask,
+            one.keep_image,
+            one.keep_mask,
+            source,
+            tuple(check_sample(one.facts, checks)),
+        )
+        for one in measured
+    ]
 
 
 def masks_of(samples: Sequence[Checked], options: SourceParams, threshold: int) -> list[NDArray[np.bool_]]:
@@ -131,85 +175,115 @@ class _Drawn:
 
     Attributes:
         instances: all objects.
-        digest: changes with the annotation.
         grey: (H, W) uint8 values of the file, of a single mask file alone.
         is_clean: the file already is what masks are written as.
     """
 
     instances: list[Instance]
-    digest: str
     grey: NDArray[np.uint8] | None = None
     is_clean: bool = False
 
     @classmethod
-    def of(cls, annotation: Annotation | None, info: ImageInfo, threshold: int) -> _Drawn:
+    def of(cls, annotation: Annotation | None, info: ImageInfo, threshold: int, data: bytes | None = None) -> _Drawn:
         if annotation is None:
-            return cls([], "")
+            return cls([])
         if isinstance(annotation, MaskFiles) and len(annotation.paths) == 1:
-            file = read_mask(annotation.paths[0], threshold)
+            file = read_mask(annotation.paths[0], threshold, data)
             label = annotation.labels[0] if annotation.labels else ""
-            return cls([Instance(file.mask, label)], file.sha256, file.grey, file.is_clean)
+            return cls([Instance(file.mask, label)], file.grey, file.is_clean)
         # Where an annotation has no size of its own it belongs to the image as people see it.
-        return cls(annotation.instances((info.width, info.height), threshold), annotation.digest())
+        return cls(annotation.instances((info.width, info.height), threshold))
 
 
 def _read(
-    checked: Checked, image: Path, raw: Path, options: SourceParams, threshold: int, checks: CheckParams
-) -> list[Checked]:
-    """The samples of an image: one with a problem where a file cannot be read."""
-    facts = checked.facts
+    source: SourceImage,
+    facts: SampleFacts,
+    raw: Path,
+    options: SourceParams,
+    threshold: int,
+    checks: CheckParams,
+    memory: Memory | None,
+) -> list[Measured]:
+    """The samples of an image that has an annotation or is a negative: one with a problem where a file is bad."""
+    assert source.image is not None
+    annotation = source.annotation
     try:
-        picture = read_image(image)
+        data = file_bytes(source.image)
     except ImageError as exc:
-        return [replace(checked, facts=replace(facts, image_problem=_said(exc, raw, facts.image_file)))]
-    info = picture.info
-    facts = replace(
-        facts, image_size=(info.width, info.height), image_sha256=picture.sha256, image=image_facts(picture.pixels)
-    )
-    checked = replace(checked, orientation=info.orientation, keep_image=info.is_plain)
+        return [Measured(replace(facts, image_problem=_said(exc, raw, facts.image_file)))]
     try:
-        drawn = _Drawn.of(checked.source.annotation, info, threshold)
+        is_file = isinstance(annotation, MaskFiles) and len(annotation.paths) == 1
+        mask_data = file_bytes(annotation.files[0]) if annotation and is_file else None
+        if mask_data is not None:
+            digest = hashlib.sha256(mask_data).hexdigest()
+        else:
+            digest = annotation.digest() if annotation else ""
+    except (ImageError, OSError) as exc:
+        return [Measured(replace(facts, mask_problem=_said(exc, raw, facts.mask_file)))]
+    facts = replace(facts, image_sha256=hashlib.sha256(data).hexdigest(), mask_digest=digest)
+    known = memory.recall(source, facts) if memory else None
+    if known is not None:
+        return known
+    try:
+        picture = read_image(source.image, data, min_side=_FACTS_PX)
+    except ImageError as exc:
+        return [Measured(replace(facts, image_problem=_said(exc, raw, facts.image_file)))]
+    try:
+        drawn = _Drawn.of(annotation, picture.info, threshold, mask_data)
     except (ImageError, DataError) as exc:
-        return [replace(checked, facts=replace(facts, mask_problem=_said(exc, raw, facts.mask_file)))]
-    shape = drawn.instances[0].mask.shape if drawn.instances else (info.height, info.width)
+        facts = replace(facts, image_size=(picture.info.width, picture.info.height))
+        return [Measured(replace(facts, mask_problem=_said(exc, raw, facts.mask_file)))]
+    measured = _measure(source, facts, picture, drawn, options, checks)
+    if memory:
+        memory.keep(source, facts, measured)
+    return measured
+
+
+def _measure(
+    source: SourceImage, facts: SampleFacts, picture: Picture, drawn: _Drawn, options: SourceParams, checks: CheckParams
+) -> list[Measured]:
+    """All samples of an image whose files could be read."""
+    info, instances = picture.info, drawn.instances
+    upright = (info.width, info.height)
+    shape = instances[0].mask.shape if instances else (info.height, info.width)
     size = (shape[1], shape[0])
-    turn = info.orientation != 1 and size != (info.width, info.height) and size == info.stored_size
-    facts = replace(facts, mask_size=facts.image_size if turn else size, mask_digest=drawn.digest)
-    checked = replace(
-        checked, facts=facts, turn_mask=turn, keep_mask=drawn.is_clean and not turn and bool(drawn.instances)
-    )
-    return _samples(checked, drawn, options, checks, size)
+    turn = info.orientation != 1 and size != upright and size == info.stored_size
+    picture_facts = image_facts(picture.pixels)
+    keep_mask = drawn.is_clean and not turn
 
+    def sample(mask: NDArray[np.bool_], label: str = "", part: int | None = None) -> Measured:
+        measured = mask_facts(mask, drawn.grey, model_px=checks.model_px, min_part_frac=checks.min_part_frac)
+        # Points of an image that was turned say nothing: tools differ in whether they turn it.
+        has_points = source.points is not None and info.orientation == 1 and bool(measured.foreground_frac)
+        points = point_facts(mask, source.points) if has_points else None
+        # Written out: ``replace`` takes as long as decoding a small mask.
+        own = SampleFacts(
+            image_file=facts.image_file,
+            mask_file=facts.mask_file,
+            split=facts.split,
+            label=label,
+            is_negative=facts.is_negative,
+            image_size=upright,
+            mask_size=upright if turn else size,
+            image_sha256=facts.image_sha256,
+            mask_digest=facts.mask_digest,
+            image=picture_facts,
+            mask=measured,
+            points=points,
+        )
+        return Measured(own, part, info.orientation, turn, info.is_plain, keep_mask)
 
-def _samples(
-    checked: Checked, drawn: _Drawn, options: SourceParams, checks: CheckParams, size: tuple[int, int]
-) -> list[Checked]:
-    """One sample of all objects, or one of each."""
-    instances = drawn.instances
     if not any(instance.mask.any() for instance in instances):
         # An empty mask is no choice of the options: it is reported.
-        empty = mask_facts(union_of(instances, size), drawn.grey)
-        return [replace(checked, facts=replace(checked.facts, mask=empty))]
+        return [sample(union_of(instances, size))]
     chosen = _chosen(instances, options)
-    if not chosen:
-        return []
     if options.instances == "each":
         objects = [at for at in chosen if not instances[at].is_crowd]
-        return [
-            _measured(replace(checked, part=at), instances[at].mask, instances[at].label, drawn, checks)
-            for at in objects
-        ]
+        return [sample(instances[at].mask, instances[at].label, at) for at in objects]
+    if not chosen:
+        return []
     labels = {instances[at].label for at in chosen}
-    mask = union_of([instances[at] for at in chosen], size)
-    return [_measured(checked, mask, next(iter(labels)) if len(labels) == 1 else "", drawn, checks)]
-
-
-def _measured(checked: Checked, mask: NDArray[np.bool_], label: str, drawn: _Drawn, checks: CheckParams) -> Checked:
-    measured = mask_facts(mask, drawn.grey, model_px=checks.model_px, min_part_frac=checks.min_part_frac)
-    points = checked.source.points
-    # Points of an image that was turned say nothing: tools differ in whether they turn it.
-    found = None if points is None or checked.orientation != 1 else point_facts(mask, points)
-    return replace(checked, facts=replace(checked.facts, label=label, mask=measured, points=found))
+    return [sample(union_of([instances[at] for at in chosen], size), next(iter(labels)) if len(labels) == 1 else "")]
 
 
 def _chosen(instances: Sequence[Instance], options: SourceParams) -> list[int]:
@@ -223,6 +297,15 @@ def _chosen(instances: Sequence[Instance], options: SourceParams) -> list[int]:
     ]
 
 
-def _said(error: ImageError | DataError, raw: Path, name: str) -> str:
+def _name(path: Path | None, raw: Path) -> str:
+    """A path relative to the raw folder; empty for none. Compares texts: ``relative_to`` costs as much as a hash."""
+    if path is None:
+        return ""
+    text, folder = path.as_posix(), f"{raw.as_posix()}/"
+    return text[len(folder) :] if text.startswith(folder) else path.relative_to(raw).as_posix()
+
+
+def _said(error: Exception, raw: Path, name: str) -> str:
     """A message without what its finding says already: the file."""
-    return error.message.replace(f"{raw}/", "").removeprefix(f"{name}: ")
+    message = error.message if isinstance(error, SamclError) else str(error)
+    return message.replace(f"{raw}/", "").removeprefix(f"{name}: ")

@@ -1,6 +1,5 @@
 """A bank behind a request: rows of JSON values to masks, scores and chosen modules."""
 
-from samcl_core.masks import mask_from_rle, mask_to_rle
 from samcl_core.serving.masks import mask_from_png, mask_to_png
 from samcl_core.serving.requests import Request, prompt_in_pixels, read_request
 from samcl_core.serving.service import BackboneReference, Service
@@ -10,9 +9,7 @@ __all__ = [
     "Request",
     "Service",
     "mask_from_png",
-    "mask_from_rle",
     "mask_to_png",
-    "mask_to_rle",
     "prompt_in_pixels",
     "read_request",
 ]

@@ -22,6 +22,7 @@ from samcl_core.domains.formats import Format, ReadOptions, SourceImage, detect_
 from samcl_core.domains.images import load_image
 from samcl_core.domains.layout import POINTS_FILE, SPLITS
 from samcl_core.domains.manifest import Record, write_manifest
+from samcl_core.domains.memory import FileMemory
 from samcl_core.domains.points import write_object
 from samcl_core.domains.splits import SplitItem, assign_splits, cap_samples, groups_of, listed_names
 from samcl_core.domains.validation import Checked, check_source, masks_of
@@ -83,7 +84,7 @@ def run(root: Path, params: Params, domain: str, progress: Progress = silent) ->
     raw = places.raw(domain)
     declared = params.domains[domain]
     threshold = params.ingest.mask_threshold or 128
-    found = survey(raw, params, declared.format, declared, progress)
+    found = survey(raw, params, declared.format, declared, progress, places.measured(domain))
     planned = plan_names(found.good)
     target = places.domain(domain)
     try:
@@ -112,6 +113,7 @@ def survey(
     format: str = "auto",
     declared: SourceParams | None = None,
     progress: Progress = silent,
+    memory: Path | None = None,
 ) -> Survey:
     """Look at every file of a source; nothing is written.
 
@@ -121,6 +123,7 @@ def survey(
         format: name of the layout, or ``auto``.
         declared: options that come before those of ``domain.yaml``.
         progress: called after each image.
+        memory: a file that holds what was measured of the same bytes before, and is brought up to date.
 
     Raises:
         LayoutError: nothing arrived, or not in a known layout.
@@ -130,12 +133,14 @@ def survey(
     threshold = params.ingest.mask_threshold or 128
     options = (declared or SourceParams()).over(card_of(raw) if raw.is_dir() else SourceParams())
     source_format, images = _scan(raw, format, options)
-    looked = map_files(
-        lambda image: check_source(image, raw, options, threshold, params.ingest.checks),
-        images,
-        progress,
-        "checking images",
-    )
+    known = None if memory is None else FileMemory(memory, options, threshold, params.ingest.checks)
+
+    def look(image: SourceImage) -> list[Checked]:
+        return check_source(image, raw, options, threshold, params.ingest.checks, known)
+
+    looked = map_files(look, images, progress, "checking images")
+    if known is not None:
+        known.save()
     checked = [sample for samples in looked for sample in samples]
     _refuse_unknown_classes(checked, images, options)
     bad = [sample for sample in checked if sample.reason]

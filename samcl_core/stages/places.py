@@ -31,6 +31,10 @@ class Places:
         """The ingested domain."""
         return self.root / "data" / domain
 
+    def measured(self, domain: str) -> Path:
+        """What was measured of a domain's files; of this machine alone."""
+        return self.root / ".samcl" / "cache" / "ingest" / f"{domain}.jsonl"
+
     def failed_report(self, domain: str) -> Path:
         """The report on data that could not be ingested; of this machine alone."""
         return self.root / ".samcl" / "reports" / domain

@@ -32,7 +32,8 @@ from samcl_core.bank import Bank
 from samcl_core.config import BackboneParams, Params, SelectorParams
 from samcl_core.errors import CheckpointMismatch, CheckpointMissing
 from samcl_core.inference import Prediction, Prompt, Segmenter
-from samcl_core.serving import mask_from_png, mask_from_rle
+from samcl_core.masks import mask_from_rle
+from samcl_core.serving import mask_from_png
 from samcl_core.strategies import base_bank
 from tasks.registry import model_name, register_bank
 from tasks.serving.package import input_example, requirements, write_model

@@ -15,7 +15,8 @@ from samcl_core.backbones import tiny_backbone
 from samcl_core.errors import BackboneMismatch, CheckpointMismatch, CheckpointMissing, IntegrityError, UsageError
 from samcl_core.files import sha256_file
 from samcl_core.inference import Prompt, Segmenter
-from samcl_core.serving import BackboneReference, Service, mask_from_png, mask_from_rle
+from samcl_core.masks import mask_from_rle
+from samcl_core.serving import BackboneReference, Service, mask_from_png
 
 
 @pytest.fixture(scope="module")

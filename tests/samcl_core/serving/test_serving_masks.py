@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from samcl_core.errors import DataError
-from samcl_core.serving import mask_from_png, mask_from_rle, mask_to_png, mask_to_rle
+from samcl_core.masks import mask_from_rle, mask_to_rle
+from samcl_core.serving import mask_from_png, mask_to_png
 
 RNG = np.random.default_rng(3)
 MASKS = {
