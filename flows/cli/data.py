@@ -28,17 +28,18 @@ def report(
     domain: DomainArgument,
     as_json: Annotated[bool, typer.Option("--json", help="Print the whole report as JSON.")] = False,
 ) -> None:
-    """What was found when the domain was ingested: numbers, errors, warnings, and where the page with pictures is."""
+    """What was found when the data last arrived: numbers, errors, warnings, and where the page with pictures is."""
     from samcl_core.domains.datareport import REPORT_HTML, read_report
 
-    folder = _domain_folder(context.obj, domain) / "report"
+    folder, is_ingested = _report_folder(context.obj, domain)
     summary, findings = read_report(folder)
     path = folder / REPORT_HTML
     if as_json:
-        values = {"page": str(path), "summary": summary.as_json(), "findings": [found.as_json() for found in findings]}
-        emit_json(values)
+        found = [one.as_json() for one in findings]
+        emit_json({"page": str(path), "is_ingested": is_ingested, "summary": summary.as_json(), "findings": found})
         return
-    say(f"{summary.domain}: format {summary.format}, {summary.num_quarantined} sample(s) put aside")
+    state = "" if is_ingested else "NOT INGESTED, too much of it is bad; "
+    say(f"{summary.domain}: {state}format {summary.format}, {summary.num_quarantined} sample(s) put aside")
     _show_splits(summary)
     _show_findings(summary, findings)
     say(f"pictures and all findings: {path}")
@@ -74,6 +75,28 @@ def view(
         sheet = contact_sheet(chosen, title=title, progress=progress)
     write_picture(path, sheet)
     say(f"{title}: {path}")
+
+
+def _report_folder(settings: Settings, domain: str) -> tuple[Path, bool]:
+    """Where the newest report of a domain is, and whether that data was ingested: it may have been refused.
+
+    Raises:
+        UsageError: there is nothing of this name.
+    """
+    from samcl_core.domains.datareport import REPORT_JSON
+    from samcl_core.stages.places import Places
+
+    refused = Places(settings.root()).failed_report("-").parent
+    names = [path.parent.name for path in refused.glob(f"*/{REPORT_JSON}")]
+    if domain not in names:
+        return _domain_folder(settings, domain) / "report", True
+    done, failed = settings.root() / "data" / domain / "report", refused / domain
+    is_ingested = _modified(done / REPORT_JSON) > _modified(failed / REPORT_JSON)
+    return (done, True) if is_ingested else (failed, False)
+
+
+def _modified(path: Path) -> float:
+    return path.stat().st_mtime if path.is_file() else 0.0
 
 
 def _domain_folder(settings: Settings, domain: str) -> Path:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -124,6 +125,25 @@ def test_wrong_usage(samcl: Samcl, workspace: Path, arguments: tuple[str, ...], 
 def test_an_empty_split_is_said_to_be(samcl: Samcl, workspace: Path, tmp_path: Path) -> None:
     code, _, err = samcl("-C", workspace, "data", "view", "Cracks", "--split", "val", "--out", tmp_path / "x.png")
     assert code == 1 and "Cracks has no samples in val" in err and not (tmp_path / "x.png").exists()
+
+
+def test_data_that_was_refused_has_a_report_until_better_data_arrives(
+    samcl: Samcl, workspace: Path, tmp_path: Path
+) -> None:
+    root = tmp_path / "W"
+    root.mkdir()
+    for name in ("params.yaml", "dvc.yaml"):
+        (root / name).write_bytes((workspace / name).read_bytes())
+    findings = [finding("mask.empty", ["a.png"], "the mask is empty")]
+    summary = summarize([], findings, domain="Bad", format="samcl")
+    refused = root / ".samcl" / "reports" / "Bad"
+    write_report(refused, summary, findings)
+    code, out, _ = samcl("-C", root, "data", "report", "Bad")
+    assert code == 0 and "NOT INGESTED" in out and str(refused / "report.html") in out
+    assert json.loads(samcl("-C", root, "data", "report", "Bad", "--json")[1])["is_ingested"] is False
+    write_report(root / "data" / "Bad" / "report", summary, [])
+    os.utime(refused / "report.json", (1, 1))
+    assert "NOT INGESTED" not in samcl("-C", root, "data", "report", "Bad")[1]
 
 
 def test_a_domain_without_a_report(samcl: Samcl, workspace: Path, tmp_path: Path) -> None:
