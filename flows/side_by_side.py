@@ -55,12 +55,14 @@ class _Flags:
 
 
 @task(name="domain", task_run_name="{arrival.domain}", cache_policy=NO_CACHE)
-def _do_part(root: Path, arrival: Arrival, stale: frozenset[str] | None, flags: _Flags) -> _Part:
+def _do_part(
+    root: Path, arrival: Arrival, stale: frozenset[str] | None, received: frozenset[str], flags: _Flags
+) -> _Part:
     """Take a domain in and, with role ``learn``, train its module; in whatever process the runner chose."""
     if flags.stop.exists():
         raise Ended("the flow stopped before this domain was begun", hint="the same command again continues")
     with ended_by(flags.end):
-        return _part_of(Progressing(Workspace(root), stale), arrival)
+        return _part_of(Progressing(Workspace(root), stale, received), arrival)
 
 
 def _part_of(progress: Progressing, arrival: Arrival) -> _Part:
@@ -82,9 +84,12 @@ class Parts:
     def submit(self, runner: Any, arrivals: Sequence[Arrival], *, is_remote: bool) -> None:
         """Hand domains to a task runner."""
         self._is_remote = is_remote
-        common = {"root": self._progress.workspace.root, "stale": self._progress.stale, "flags": self._flags}
+        progress = self._progress
+        common = {"root": progress.workspace.root, "stale": progress.stale, "received": frozenset(progress.received)}
         for arrival in arrivals:
-            self._futures[arrival.domain] = runner.submit(_do_part, {"arrival": arrival, **common})
+            self._futures[arrival.domain] = runner.submit(
+                _do_part, {"arrival": arrival, "flags": self._flags, **common}
+            )
 
     def finish(self, arrival: Arrival) -> None:
         """Wait for a domain's own stages, or run them now; their outcomes are those of ``progress`` afterwards.
@@ -96,7 +101,7 @@ class Parts:
         progress.outcomes = {}
         future = self._futures.get(arrival.domain)
         if future is None:
-            own = Progressing(progress.workspace, progress.stale)
+            own = Progressing(progress.workspace, progress.stale, frozenset(progress.received))
             try:
                 part = _part_of(own, arrival)
             finally:
@@ -132,12 +137,13 @@ def side_by_side(progress: Progressing, arrivals: Sequence[Arrival]) -> Iterator
     """
     params = progress.workspace.params().pipeline
     due = [arrival for arrival in arrivals if is_due(progress, arrival)]
-    parts = Parts(progress, _Flags.new(progress.workspace))
+    flags = _Flags.new(progress.workspace)
+    parts = Parts(progress, flags)
     with ExitStack() as stack:
+        stack.callback(flags.clear)
         is_remote = params.runner == "dask"
         if len(due) > 1 or (due and is_remote):
             runner = stack.enter_context(task_runner(params, len(due)))
-            stack.callback(parts._flags.clear)
             parts.submit(runner, due, is_remote=is_remote)
         try:
             yield parts

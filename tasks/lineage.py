@@ -7,8 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ruamel.yaml import YAML
+
 from samcl_core import __version__
-from samcl_core.config import Params
+from samcl_core.config import Params, parse_params
 from samcl_core.errors import SamclError
 from samcl_core.files import digest_json, sha256_file
 from tasks.dvc import raw_digests
@@ -109,7 +111,7 @@ def lineage_of(
         data={module.domain: module.data_digest for module in bank.modules},
         raw_data={name: known[name] for name in _involved(params, bank) if name in known},
         test_data=test_digests(scores) if scores.is_file() else {},
-        params_sha256=digest_json(params.model_dump(mode="json")),
+        params_sha256=digest_json(_params_at(root, params, commit).model_dump(mode="json")),
         code_sha256=_file_digest(root, "code.yaml", commit),
         dvc_lock_sha256=_file_digest(root, "dvc.lock", commit),
         git_commit=git_commit,
@@ -132,6 +134,12 @@ def git_state(root: Path) -> tuple[str, bool]:
 def _involved(params: Params, bank: Bank) -> list[str]:
     """Domains that the bank was made from: natural and unseen ones are in the bank before the first step."""
     return [*params.names("natural"), *params.names("unseen"), *bank.names]
+
+
+def _params_at(root: Path, params: Params, commit: str | None) -> Params:
+    """The settings of the commit: while a bank is published, other domains may be declared already."""
+    held = None if commit is None else file_at(root, commit, "params.yaml")
+    return params if held is None else parse_params(YAML(typ="safe", pure=True).load(held))
 
 
 def _file_digest(root: Path, name: str, commit: str | None) -> str:

@@ -49,6 +49,8 @@ _TEST_DIGEST = "test_digest/"  # how the stages name it in a step file's metadat
 _ENVIRONMENT = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+    # With a server it prints where each run is, in the middle of what --json prints.
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "3",
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "60",
     "GIT_PYTHON_REFRESH": "quiet",

@@ -75,8 +75,11 @@ def made(root: Path, **pipeline: Any) -> Workspace:
     for old, new in {"epochs: 20": "epochs: 1", "buffer_size: 300": "buffer_size: 8\n  epochs: 2"}.items():
         assert old in text
         text = text.replace(old, new)
-    options = "".join(f"  {name}: {value}\n" for name, value in pipeline.items())
-    path.write_text(text + (f"\npipeline:\n{options}" if options else "") if "pipeline:" not in text else text)
+    for name, value in pipeline.items():
+        text = text.replace(
+            "  runner: threads", f"  {name}: {value}" if name == "runner" else f"  {name}: {value}\n  runner: threads"
+        )
+    path.write_text(text)
     return workspace
 
 

@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ import pytest
 from flows.arrival import Arrival, ArrivalResult
 from flows.cli.main import run
 from flows.stream import domain_stream
+from samcl_core.bank import Bank
 from samcl_core.errors import SamclError, UsageError
 from samcl_core.files import digest_files
 from tasks import dvc
@@ -152,6 +154,38 @@ def test_another_bank_is_seen_and_the_cache_stands_in_for_the_remote(
     assert (tmp_path / "fresh" / "banks" / "Polyp" / "bank.json").is_file()
     with pytest.raises(UsageError, match="fresh is not empty"):
         reproduce(root, "1", into=tmp_path / "fresh")
+
+
+def test_the_files_that_differ_are_named(
+    workspace: Workspace, learnt: list[ArrivalResult], tmp_path: Path, samcl: Callable[..., tuple[int, str, str]]
+) -> None:
+    """A bank in the registry whose training is not what its record says: one weight is another one."""
+    root, places = workspace.root, workspace.places
+    shutil.copytree(places.bank("Polyp"), tmp_path / "true")
+    bank = Bank.load(places.bank("Polyp"))
+    (module,) = bank.modules
+    name = sorted(module.tensors)[0]
+    tensors = {**module.tensors, name: module.tensors[name] + 1e-3}
+    try:
+        replace(bank, modules=(replace(module, tensors=tensors),)).save(places.bank("Polyp"))
+        forged = register_bank(root, workspace.params(), "Polyp")
+    finally:
+        shutil.rmtree(places.bank("Polyp"))
+        shutil.copytree(tmp_path / "true", places.bank("Polyp"))
+    assert dvc.status(root) == {}
+    assert forged.created
+
+    code, out, err = samcl("reproduce", forged.version, "--json")
+    assert code == 1, err
+    found = json.loads(out)
+    assert not found["is_equal"]
+    assert (found["expected"], found["found"]) == (forged.digest, bank.digest)
+    parts = ("module.json", "module.safetensors")
+    assert found["differing"] == ["bank.json", *(f"modules/Polyp/{part}" for part in parts)]
+    # What was made now is kept for a look.
+    kept = Path(found["folder"])
+    assert digest_files(next(kept.rglob("banks/Polyp"))) == digest_files(places.bank("Polyp"))
+    shutil.rmtree(kept)
 
 
 def test_what_cannot_be_made_again_is_refused(workspace: Workspace, learnt: list[ArrivalResult]) -> None:
