@@ -12,6 +12,7 @@ import typer
 from flows.cli import (
     arrivals,
     bank,
+    bench,
     benchmark,
     checkpoints,
     data,
@@ -51,6 +52,7 @@ app.command("rollback")(promotion.rollback)
 app.command("reproduce")(lineage.reproduce)
 app.command("predict")(predict.predict)
 app.command("serve")(serve.serve)
+app.command("bench")(bench.bench)
 app.command("benchmark")(benchmark.benchmark)
 app.command("pretrain")(pretrain.pretrain)
 app.command("step")(steps.step)

@@ -9,18 +9,24 @@ from typing import TypeVar
 
 from samcl_core.progress import Progress
 
-__all__ = ["map_files"]
+__all__ = ["map_files", "num_workers"]
 
 _T = TypeVar("_T")
 _R = TypeVar("_R")
 _MAX_WORKERS = 8
 
 
+def num_workers() -> int:
+    """Threads that work on files at a time: one a core that this process may use, at most eight."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(_MAX_WORKERS, cores)
+
+
 def map_files(work: Callable[[_T], _R], items: Sequence[_T], progress: Progress, what: str) -> list[_R]:
     """``[work(item) for item in items]`` by threads: results in order, the first error raised, the rest not started."""
     results: list[_R] = []
     progress(what, 0, len(items))
-    pool = ThreadPoolExecutor(max_workers=min(_MAX_WORKERS, os.cpu_count() or 1))
+    pool = ThreadPoolExecutor(max_workers=num_workers())
     try:
         for result in pool.map(work, items):
             results.append(result)
