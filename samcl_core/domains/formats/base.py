@@ -103,17 +103,21 @@ class Format(Protocol):
     described_at: str
 
     def matches(self, root: Path) -> bool:
-        """Does this folder look like the format? Cheap; reads names, not files."""
+        """Does this folder look like the format? Cheap: reads names, and no more of a file than how it begins."""
         ...
 
     def scan(self, root: Path, options: ReadOptions) -> list[SourceImage]:
         """Every image and every annotation below ``root``, sorted by path; partners that are missing are ``None``.
+
+        An image that an annotation file lists and that is not there keeps the path at which it should be. What is wrong
+        with the annotation of one image alone is raised by that annotation.
 
         Annotation files (JSON, XML, text) are read; images and mask files are not opened.
 
         Raises:
             LayoutError: the folders are not laid out so.
             DataError: an annotation file cannot be understood; the message names it.
+            UnsafeFileError: an annotation file leads out of ``root``, or asks for more than to be read.
         """
         ...
 
