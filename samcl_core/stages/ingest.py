@@ -145,9 +145,10 @@ def survey(
     _refuse_unknown_classes(checked, images, options)
     bad = [sample for sample in checked if sample.reason]
     whole = [sample for sample in checked if not sample.reason]
-    splits = _splits(whole, bad, options, params, unwrap(raw))
-    kept = _capped([sample.in_split(splits[sample.key]) for sample in whole], options.max_samples, params.seed)
     progress("comparing images", 0, 0)
+    twins = similar_images([sample.facts for sample in whole], params.ingest.checks)
+    splits = _splits(whole, bad, twins, options, params, unwrap(raw))
+    kept = _capped([sample.in_split(splits[sample.key]) for sample in whole], options.max_samples, params.seed)
     leaks = leaking_samples([sample.facts for sample in kept])
     good = [sample for at, sample in enumerate(kept) if at not in leaks]
     bad += [replace(kept[at], put_aside=reason) for at, reason in leaks.items()]
@@ -159,7 +160,7 @@ def survey(
         findings=tuple(
             sort_findings(
                 [found for sample in checked for found in sample.findings]
-                + check_domain([sample.facts for sample in kept], params.ingest.checks)
+                + check_domain([sample.facts for sample in kept], params.ingest.checks, twins)
             )
         ),
         num_left_out=sum(not samples for samples in looked) + len(whole) - len(kept),
@@ -167,7 +168,12 @@ def survey(
 
 
 def _splits(
-    good: Sequence[Checked], bad: Sequence[Checked], options: SourceParams, params: Params, source: Path
+    good: Sequence[Checked],
+    bad: Sequence[Checked],
+    twins: Sequence[tuple[str, ...]],
+    options: SourceParams,
+    params: Params,
+    source: Path,
 ) -> dict[str, str]:
     """The split of each good image, by key. Near-duplicates are torn apart by the source alone, never by the seed."""
     groups = groups_of([sample.key for sample in good], options, source)
@@ -183,7 +189,7 @@ def _splits(
         test=wanted["test"],
         val=wanted["val"],
         seed=params.seed,
-        twins=similar_images([sample.facts for sample in good], params.ingest.checks),
+        twins=twins,
         others=[sample.key for sample in bad],
     )
 
