@@ -226,7 +226,7 @@ class TestStep:
         )
         done = python(program, str(tmp_path))
         assert done.stdout.splitlines()[-1] == "[]", done.stderr
-        assert "ingest Polyps: format=samcl num_train=3 num_test=2 num_quarantined=0" in done.stdout
+        assert "ingest Polyps: format=samcl num_train=3 num_val=0 num_test=2 num_quarantined=0" in done.stdout
         assert (tmp_path / "data" / "Polyps" / "train" / "masks" / "points.json").is_file()
 
 
