@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Sequence
 from samcl_core.domains.checks import SampleFacts, check_sample, finding
 from samcl_core.domains.findings import Finding, sort_findings
 from samcl_core.domains.layout import SPLITS
-from samcl_core.domains.similarity import clusters_of, near_duplicates
+from samcl_core.domains.similarity import near_duplicates
 from samcl_core.quality import CheckParams
 
 __all__ = ["check_all", "check_domain", "leaking_samples", "similar_images"]
@@ -66,13 +66,13 @@ def similar_images(samples: Sequence[SampleFacts], params: CheckParams) -> list[
         if params.near_duplicates and sample.image is not None and sample.image.contrast >= params.min_contrast
     ]
     facts = [image for digest in digests if (image := first[digest].image) is not None]
-    pairs = near_duplicates(
+    groups = near_duplicates(
         [image.hash for image in facts],
         b"".join(image.thumbnail for image in facts),
         max_distance=params.max_hash_distance,
         min_correlation=params.min_correlation,
     )
-    clusters = [[digests[index] for index in cluster] for cluster in clusters_of(pairs)]
+    clusters = [[digests[index] for index in group] for group in groups]
     joined = {digest for cluster in clusters for digest in cluster}
     clusters += [[digest] for digest, names in files.items() if len(names) > 1 and digest not in joined]
     return sorted(tuple(sorted(name for digest in cluster for name in files[digest])) for cluster in clusters)

@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["HASH_BITS", "THUMBNAIL_PX", "clusters_of", "fingerprint", "near_duplicates"]
+__all__ = ["HASH_BITS", "THUMBNAIL_PX", "fingerprint", "near_duplicates"]
 
 THUMBNAIL_PX = 32
 """Side of the grey thumbnail: (32, 32) uint8."""
@@ -21,7 +21,6 @@ _FREQUENCIES = 8
 _ENOUGH_PX = 16 * THUMBNAIL_PX
 # Small enough for the cache.
 _ROWS, _COLUMNS = 64, 4096
-_PAIRS = 16384
 # Half a grey level a pixel: less is rounding, and says nothing about the picture.
 _MIN_DETAIL = 0.5 * THUMBNAIL_PX
 _NUM_LARGE = 4
@@ -32,7 +31,7 @@ def fingerprint(image: NDArray[np.uint8]) -> tuple[int, NDArray[np.uint8]]:
 
     The hash says of the 64 lowest frequencies (8 x 8, without the mean) of the 32 x 32 grey thumbnail's cosine
     transform which are above their median (Zauner, "Implementation and benchmarking of perceptual image hash
-    functions", 2010, section 3.2.1). It changes little when a picture is encoded again, scaled or made brighter.
+    functions", 2010). It changes little when a picture is encoded again, scaled or made brighter.
 
     Args:
         image: (H, W, 3) uint8 RGB.
@@ -53,17 +52,13 @@ def fingerprint(image: NDArray[np.uint8]) -> tuple[int, NDArray[np.uint8]]:
 
 
 def near_duplicates(
-    hashes: Sequence[int],
-    thumbnails: bytes,
-    *,
-    max_distance: int = 8,
-    min_correlation: float = 0.95,
-) -> list[tuple[int, int]]:
-    """Pairs of pictures that show the same, whatever their size, encoding and brightness.
+    hashes: Sequence[int], thumbnails: bytes, *, max_distance: int = 8, min_correlation: float = 0.95
+) -> list[tuple[int, ...]]:
+    """Groups of pictures that show the same, whatever their size, encoding and brightness.
 
     All pairs of hashes are compared, in blocks: 10,000 pictures take well under a second, and memory does not grow with
-    the number of pairs. Candidates count when their thumbnails agree in the details, too:
-    pictures of one series share their large shapes (the rail, the vignette), but not their details.
+    the number of pairs. Candidates count when their thumbnails agree in the details, too: pictures of one series share
+    their large shapes (the rail, the vignette), but not their details.
 
     Args:
         hashes: n numbers of ``fingerprint``.
@@ -72,37 +67,35 @@ def near_duplicates(
         min_correlation: of the details of two thumbnails, -1..1; from here on they show the same.
 
     Returns:
-        Pairs ``(i, j)`` with ``i < j``, sorted.
+        Groups of two or more indices, connected by such pairs; each sorted, in the order of their first members.
     """
-    if len(hashes) < 2:
-        return []
     stack = np.frombuffer(thumbnails, dtype=np.uint8).reshape(len(hashes), THUMBNAIL_PX, THUMBNAIL_PX)
-    found: list[tuple[int, int]] = []
-    for pairs in _candidates(hashes, max_distance):
-        for start in range(0, len(pairs), _PAIRS):
-            part = pairs[start : start + _PAIRS]
-            chosen = part[_agree(stack[part[:, 0]], stack[part[:, 1]], min_correlation)]
-            found += [(int(first), int(second)) for first, second in chosen]
-    return sorted(found)
-
-
-def clusters_of(pairs: Sequence[tuple[int, int]]) -> list[tuple[int, ...]]:
-    """Connected groups of the pairs, each sorted, in the order of their first members."""
-    leader: dict[int, int] = {}
-
-    def lead(index: int) -> int:
-        while (above := leader.setdefault(index, index)) != index:
-            leader[index] = leader[above]
-            index = above
-        return index
-
-    for first, second in pairs:
-        low, high = sorted((lead(first), lead(second)))
-        leader[high] = low
+    leaders = np.arange(len(hashes))
+    for candidates in _candidates(hashes, max_distance):
+        # In a series without change every pair is one; what is joined already need not be compared.
+        pairs = candidates[leaders[candidates[:, 0]] != leaders[candidates[:, 1]]]
+        pairs = pairs[_agree(stack, pairs, min_correlation)]
+        if len(pairs):
+            leaders = _joined(leaders, pairs)
     groups: dict[int, list[int]] = {}
-    for index in sorted(leader):
-        groups.setdefault(lead(index), []).append(index)
-    return [tuple(group) for group in groups.values()]
+    for index, leader in enumerate(leaders.tolist()):
+        groups.setdefault(leader, []).append(index)
+    return [tuple(group) for group in groups.values() if len(group) > 1]
+
+
+def _joined(leaders: NDArray[np.int64], pairs: NDArray[np.int64]) -> NDArray[np.int64]:
+    """The leader of each picture, the smallest index of its group, once these pairs are joined, too."""
+    above = leaders.tolist()
+    for first, second in pairs.tolist():
+        while above[first] != first:
+            first = above[first]
+        while above[second] != second:
+            second = above[second]
+        above[max(first, second)] = min(first, second)
+    joined = np.array(above)
+    while not np.array_equal(joined, joined[joined]):
+        joined = joined[joined]
+    return joined
 
 
 def _candidates(hashes: Sequence[int], max_distance: int) -> Iterator[NDArray[np.int64]]:
@@ -129,10 +122,12 @@ def _num_bits(words: NDArray[np.uint64]) -> NDArray[Any]:
     return np.asarray((words * np.uint64(0x0101010101010101)) >> np.uint64(56))
 
 
-def _agree(first: NDArray[np.uint8], second: NDArray[np.uint8], min_correlation: float) -> NDArray[np.bool_]:
-    """Whether the details of (k, 32, 32) thumbnails correlate, (k,) bool."""
-    a, b = _details(first), _details(second)
-    return np.asarray(np.einsum("ij,ij->i", a, b) >= min_correlation)
+def _agree(stack: NDArray[np.uint8], pairs: NDArray[np.int64], min_correlation: float) -> NDArray[np.bool_]:
+    """Whether the details of the thumbnails of each pair (k, 2) correlate, (k,) bool."""
+    rows, row = np.unique(pairs[:, 0], return_inverse=True)
+    columns, column = np.unique(pairs[:, 1], return_inverse=True)
+    correlations = _details(stack[rows]) @ _details(stack[columns]).T
+    return np.asarray(correlations[row, column] >= min_correlation)
 
 
 def _details(thumbnails: NDArray[np.uint8]) -> NDArray[np.float32]:
