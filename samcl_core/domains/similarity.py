@@ -74,9 +74,9 @@ def near_duplicates(
     for candidates in _candidates(hashes, max_distance):
         # In a series without change every pair is one; what is joined already need not be compared.
         pairs = candidates[leaders[candidates[:, 0]] != leaders[candidates[:, 1]]]
-        pairs = pairs[_agree(stack, pairs, min_correlation)]
-        if len(pairs):
-            leaders = _joined(leaders, pairs)
+        same = pairs[_agree(stack, pairs, min_correlation)] if len(pairs) else pairs
+        if len(same):
+            leaders = _joined(leaders, same)
     groups: dict[int, list[int]] = {}
     for index, leader in enumerate(leaders.tolist()):
         groups.setdefault(leader, []).append(index)
