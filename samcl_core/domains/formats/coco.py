@@ -56,7 +56,6 @@ class CocoFormat:
             UnsafeFileError: an image's path leads out of ``root``.
         """
         files = list(_candidates(root))
-        files = [file for file in files if file.name.startswith("instances")] or files
         if not files:
             raise LayoutError(f"{root}: expected {self.summary}", hint="set the domain's format to auto")
         index = ImageIndex(root)
@@ -65,7 +64,9 @@ class CocoFormat:
             for entry, image in _images(file, root, index):
                 assert image.image is not None
                 if image.image in images:
-                    raise entry.wrong(f"each image once; {image.image.name} is in an entry before")
+                    other = images[image.image].annotation
+                    assert other is not None
+                    raise entry.wrong(f"each image once; {other.files[0].name} has an entry of it before")
                 images[image.image] = image
         return with_test_split(list(images.values()))
 

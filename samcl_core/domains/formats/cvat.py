@@ -68,7 +68,9 @@ class CvatFormat:
             for entry, image in _images(file, root, index):
                 assert image.image is not None
                 if image.image in images:
-                    raise entry.wrong(f"each image once; {image.image.name} is in an entry before")
+                    other = images[image.image].annotation
+                    assert other is not None
+                    raise entry.wrong(f"each image once; {other.files[0].name} has an entry of it before")
                 images[image.image] = image
         return with_test_split(list(images.values()))
 

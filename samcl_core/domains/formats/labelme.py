@@ -76,12 +76,12 @@ class LabelmeFormat:
                 raise DataError(
                     f"{root / file}: is of {path}, which another JSON file is of, too", hint="leave one for each image"
                 )
-            images[path] = SourceImage(root / path, annotation, split_of_path(path))
+            images[path] = SourceImage(index.path_of(path), annotation, split_of_path(path))
         if not images:
             raise LayoutError(f"{root}: expected {self.summary}", hint="set the domain's format to auto")
         folders = {path.parent for path in images}
         bare = [path for path in index.paths() if path.parent in folders and path not in images]
-        images |= {path: SourceImage(root / path, None, split_of_path(path)) for path in bare}
+        images |= {path: SourceImage(index.path_of(path), None, split_of_path(path)) for path in bare}
         return with_test_split(list(images.values()))
 
 

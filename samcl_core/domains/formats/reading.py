@@ -373,7 +373,7 @@ class ImageIndex:
         fitting = [path for path in self._by_name.get(plain.name, ()) if path.parts[-len(plain.parts) :] == plain.parts]
         for exact in (beside, plain):
             if exact in fitting:
-                return self._safe(exact)
+                return self.path_of(exact)
         fitting = [path for path in fitting if split_of_path(path) in (None, split or split_of_path(path))]
         for is_preferred in (prefer, lambda folder: folder.lower() in _IMAGE_FOLDERS):
             fitting = [path for path in fitting if any(map(is_preferred, path.parent.parts))] or fitting
@@ -381,9 +381,14 @@ class ImageIndex:
             shown = ", ".join(path.as_posix() for path in sorted(fitting)[:3])
             raise name.wrong(f"the path of one image; {len(fitting)} are called so: {shown}")
         if fitting:
-            return self._safe(fitting[0])
+            return self.path_of(fitting[0])
         return safe_file(self.root, self.root / (beside if beside.parent in self._by_folder else plain))
 
-    def _safe(self, path: PurePosixPath) -> Path:
+    def path_of(self, path: PurePosixPath) -> Path:
+        """The file at a path of the index.
+
+        Raises:
+            UnsafeFileError: it is a link that leads out of the root.
+        """
         found = self.root / path
         return safe_file(self.root, found) if found.is_symlink() else found

@@ -79,7 +79,7 @@ class YoloFormat:
                 label = root / _label_of(path)
                 annotation = or_unreadable(label, partial(_shapes, label, root, names))
                 is_negative = isinstance(annotation, Shapes) and not annotation.shapes
-                images[path] = SourceImage(root / path, annotation, split, is_negative=is_negative)
+                images[path] = SourceImage(index.path_of(path), annotation, split, is_negative=is_negative)
         if not images:
             raise LayoutError(f"{root}: expected {self.summary}", hint="set the domain's format to auto")
         return with_test_split([*images.values(), *_without_image(root, images, names)])

@@ -232,6 +232,16 @@ def test_damaged_json_is_one_error(tree: Any, text: str) -> None:
         _scan(tree.root)
 
 
+def test_an_image_in_two_files_is_an_error_that_names_both(tree: Any, samples: ModuleType) -> None:
+    tree.image("a.png")
+    tree.text("one.json", samples.coco_file(["a.png"], []))
+    tree.text("two.json", samples.coco_file(["a.png"], []))
+    with pytest.raises(
+        DataError, match=r"two\.json: images\[0\].*each image once; one\.json has an entry of it before"
+    ):
+        _scan(tree.root)
+
+
 def test_several_images_of_one_name_are_an_error(tree: Any, samples: ModuleType) -> None:
     tree.image("one/a.png", "two/a.png")
     tree.text("all.json", samples.coco_file(["a.png"], []))

@@ -192,6 +192,17 @@ def test_no_image_outside_of_the_folder_is_read(tree: Any, samples: ModuleType, 
         _read(tree.root)
 
 
+def test_images_without_a_file_do_not_lead_out_either(
+    sample: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    root = sample("labelme")
+    outside = tmp_path_factory.mktemp("outside") / "secret.jpg"
+    outside.write_bytes(b"x")
+    (root / "data_annotated/link.jpg").symlink_to(outside)
+    with pytest.raises(UnsafeFileError, match=r"link\.jpg is, or is behind, a link"):
+        _read(root)
+
+
 def test_embedded_images_are_ignored(tree: Any, samples: ModuleType) -> None:
     tree.image("a.png")
     content = samples.labelme_file("a.png", {"points": samples.corners(0, 0, 2, 2)}, imageData="no image at all")

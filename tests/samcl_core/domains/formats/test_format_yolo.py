@@ -176,6 +176,10 @@ def test_lists_and_labels_do_not_lead_out(
     (root / "labels/val/d.txt").symlink_to(secret)
     with pytest.raises(UnsafeFileError, match=r"d\.txt is, or is behind, a link"):
         scan("yolo", root)
+    (root / "labels/val/d.txt").unlink()
+    (root / "images/train/link.jpg").symlink_to(secret)
+    with pytest.raises(UnsafeFileError, match=r"link\.jpg is, or is behind, a link"):
+        scan("yolo", root)
 
 
 def test_no_labels(tree: Any) -> None:
