@@ -85,7 +85,7 @@ def deployments_of(root: Path, *, name: str | None = None, nightly: str | None =
 _PAYLOAD = ("path", "domain", "role", "format", "label")
 _INBOX = "Looks into the inbox and starts the arrival of each complete drop."
 _ARRIVAL = f"Takes one drop in. Started by the inbox, by the event `{ARRIVED}`, or by hand with a `path`."
-_STREAM = "Brings the workspace's stream up to date, or takes the given sources in one after the other."
+_STREAM = "Brings the workspace's stream up to date, or takes the given sources in; with `backfill` as one bank."
 _EVALUATION = "Scores the champion again on the present test data and compares with what is on record."
 
 

@@ -14,6 +14,7 @@ from prefect.cache_policies import NO_CACHE
 
 from flows.own_part import Arrival, Progressing, is_due, learn, take_in
 from samcl_core.errors import SamclError
+from samcl_core.files import write_atomic
 from tasks.ending import Ended, ended_by
 from tasks.runners import task_runner
 from tasks.steps import tell_outcomes
@@ -37,17 +38,33 @@ class _Part:
 
 @dataclass(frozen=True)
 class _Flags:
-    """Files that tell the tasks of one flow run to begin nothing more (``stop``), or to end at once (``end``)."""
+    """Files that tell the tasks of one flow run to begin nothing more, or to end at once.
+
+    Attributes:
+        stop: holds the number of a domain; no domain after it is begun.
+        end: when it is there, everything ends.
+        is_stopping: a domain that fails writes ``stop``.
+    """
 
     stop: Path
     end: Path
+    is_stopping: bool
 
     @staticmethod
-    def new(workspace: Workspace) -> _Flags:
+    def new(workspace: Workspace, *, is_stopping: bool) -> _Flags:
         folder = workspace.state / "run"
         folder.mkdir(parents=True, exist_ok=True)
         name = uuid4().hex
-        return _Flags(folder / f"{name}.stop", folder / f"{name}.end")
+        return _Flags(folder / f"{name}.stop", folder / f"{name}.end", is_stopping)
+
+    def stop_after(self, number: int) -> None:
+        """Let no domain after the one with this number begin."""
+        if not self.is_stopped(number):
+            write_atomic(self.stop, str(number).encode())
+
+    def is_stopped(self, number: int) -> bool:
+        """Whether this domain may not begin any more."""
+        return self.stop.exists() and int(self.stop.read_text()) < number
 
     def clear(self) -> None:
         self.stop.unlink(missing_ok=True)
@@ -56,13 +73,18 @@ class _Flags:
 
 @task(name="domain", task_run_name="{arrival.domain}", cache_policy=NO_CACHE)
 def _do_part(
-    root: Path, arrival: Arrival, stale: frozenset[str] | None, received: frozenset[str], flags: _Flags
+    root: Path, arrival: Arrival, number: int, stale: frozenset[str] | None, received: frozenset[str], flags: _Flags
 ) -> _Part:
     """Take a domain in and, with role ``learn``, train its module; in whatever process the runner chose."""
-    if flags.stop.exists():
+    if flags.is_stopped(number):
         raise Ended("the flow stopped before this domain was begun", hint="the same command again continues")
-    with ended_by(flags.end):
-        return _part_of(Progressing(Workspace(root), stale, received), arrival)
+    try:
+        with ended_by(flags.end):
+            return _part_of(Progressing(Workspace(root), stale, received), arrival)
+    except BaseException:
+        if flags.is_stopping:
+            flags.stop_after(number)
+        raise
 
 
 def _part_of(progress: Progressing, arrival: Arrival) -> _Part:
@@ -86,10 +108,9 @@ class Parts:
         self._is_remote = is_remote
         progress = self._progress
         common = {"root": progress.workspace.root, "stale": progress.stale, "received": frozenset(progress.received)}
-        for arrival in arrivals:
-            self._futures[arrival.domain] = runner.submit(
-                _do_part, {"arrival": arrival, "flags": self._flags, **common}
-            )
+        for number, arrival in enumerate(arrivals):
+            own = {"arrival": arrival, "number": number, "flags": self._flags}
+            self._futures[arrival.domain] = runner.submit(_do_part, {**own, **common})
 
     def finish(self, arrival: Arrival) -> None:
         """Wait for a domain's own stages, or run them now; their outcomes are those of ``progress`` afterwards.
@@ -117,7 +138,7 @@ class Parts:
 
     def end(self, error: BaseException) -> None:
         """Begin nothing more. What runs is finished after an error of ours, whose next command needs it; else ended."""
-        self._flags.stop.touch()
+        self._flags.stop_after(-1)
         if not isinstance(error, SamclError):
             self._flags.end.touch()
         for future in self._futures.values():
@@ -126,10 +147,15 @@ class Parts:
 
 
 @contextmanager
-def side_by_side(progress: Progressing, arrivals: Sequence[Arrival]) -> Iterator[Parts]:
+def side_by_side(progress: Progressing, arrivals: Sequence[Arrival], *, is_stopping: bool = True) -> Iterator[Parts]:
     """Run the stages of ``arrivals`` that are due, several domains at a time, on the runner that the settings name.
 
     A single domain needs no threads, and one that is up to date needs no runner at all.
+
+    Args:
+        progress: of the flow run.
+        arrivals: in the order in which they are begun.
+        is_stopping: when a domain fails, those after it are not begun; those that were begun are finished.
 
     Raises:
         UsageError: the runner is not installed.
@@ -137,7 +163,7 @@ def side_by_side(progress: Progressing, arrivals: Sequence[Arrival]) -> Iterator
     """
     params = progress.workspace.params().pipeline
     due = [arrival for arrival in arrivals if is_due(progress, arrival)]
-    flags = _Flags.new(progress.workspace)
+    flags = _Flags.new(progress.workspace, is_stopping=is_stopping)
     parts = Parts(progress, flags)
     with ExitStack() as stack:
         stack.callback(flags.clear)

@@ -88,7 +88,7 @@ def domain_stream(
     arrivals = in_order([_as_arrival(source) for source in sources or declared_arrivals(workspace.params())])
     check_arrivals(workspace, arrivals)
     progress = Progressing.begun(workspace)
-    with side_by_side(progress, arrivals) as parts:
+    with side_by_side(progress, arrivals, is_stopping=not backfill) as parts:
         results = (_publish_together if backfill else _publish_each)(progress, parts, arrivals)
     return concluded(results, results[-1].registered if results else None)
 
