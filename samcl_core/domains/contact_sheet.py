@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -31,7 +32,12 @@ def pick_samples(samples: Sequence[Sample], count: int, seed: int) -> list[Sampl
 
 
 def contact_sheet(
-    samples: Sequence[Sample], *, title: str = "", columns: int = 4, tile_px: int = 320, progress: Progress = silent
+    samples: Sequence[Sample],
+    *,
+    title: str = "",
+    columns: int | None = None,
+    tile_px: int = 320,
+    progress: Progress = silent,
 ) -> Rgb:
     """Draw samples side by side, a caption below each.
 
@@ -41,7 +47,7 @@ def contact_sheet(
     Args:
         samples: at least one; their files are read.
         title: printed above.
-        columns: at most so many in a row.
+        columns: at most so many in a row; ``None`` makes the sheet about square, of four or more.
         tile_px: long side of each picture.
         progress: called after every sample.
 
@@ -54,7 +60,8 @@ def contact_sheet(
     """
     if not samples:
         raise ValueError("a contact sheet needs at least one sample, found none")
-    columns = min(columns, len(samples))
+    # A long sheet would pass the limits of JPEG (65,535 pixels a side) and WebP (16,383).
+    columns = min(columns or max(4, math.isqrt(len(samples) - 1) + 1), len(samples))
     rows = -(-len(samples) // columns)
     head = _HEAD if title else _MARGIN
     size = (_MARGIN + columns * (tile_px + _MARGIN), head + rows * (tile_px + _CAPTION + _MARGIN))

@@ -56,6 +56,7 @@ def test_samples_stand_in_rows(tmp_path: Path) -> None:
     assert sheet.shape == (40 + 2 * (50 + 34 + 12), 12 + 4 * 62, 3) and calls == [1, 2, 3, 4, 5, 6]
     assert (sheet[-80:, -100:] == 255).all(), "the second row has two pictures"
     assert np.array_equal(sheet, contact_sheet(samples, title="T", columns=4, tile_px=50))
+    assert contact_sheet(samples * 3, tile_px=50).shape == (12 + 4 * 96, 12 + 5 * 62, 3), "18 samples: 5 in a row"
     with pytest.raises(ValueError, match="at least one sample"):
         contact_sheet([])
 
