@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import subprocess
 import sys
 import time
@@ -142,6 +143,33 @@ def test_an_interruption_ends_the_steps_at_once(workspace: Workspace, tmp_path: 
         with pytest.raises(Ended, match=match):
             kept[0].finish(three[number])
     assert set(workspace.params().domains) == {"A", "B"}
+
+
+@pytest.mark.slow
+def test_a_running_cluster_is_used_and_left(workspace: Workspace, tmp_path: Path) -> None:
+    from distributed import LocalCluster
+
+    (workspace.root / "bad").write_text("B\n")
+    two = arrivals(tmp_path, "AB")
+    options = {"threads_per_worker": 1, "dashboard_address": None, "silence_logs": logging.ERROR}
+    with LocalCluster(n_workers=2, **options) as cluster:
+        path = workspace.root / "params.yaml"
+        address = cluster.scheduler_address
+        path.write_text(path.read_text().replace("runner: threads", f"runner: dask\n  dask_address: {address}", 1))
+        path.write_text(path.read_text().replace("  dask_address:         # a", "  # a"))
+        progress = Progressing.begun(workspace)
+
+        def finish_both(parts: Parts) -> None:
+            parts.finish(two[0])
+            assert progress.outcomes == {f"{stage}@A": "ran" for stage in ("ingest", "points", "embed")}
+            # An error of a step comes back from the other process as it was.
+            with pytest.raises(StageFailed, match="step ingest@B") as caught:
+                parts.finish(two[1])
+            assert caught.value.log.is_file()
+
+        in_a_flow(progress, two, finish_both)
+        assert len(cluster.scheduler.workers) == 2
+    assert list((workspace.root / ".samcl" / "run").iterdir()) == []
 
 
 def test_the_settings_decide_how_many_train_at_a_time(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
