@@ -10,6 +10,7 @@ from pathlib import Path, PurePosixPath
 from samcl_core.domains.annotations import Shape, Shapes
 from samcl_core.domains.formats.base import ReadOptions, SourceImage
 from samcl_core.domains.formats.reading import (
+    MAX_BYTES,
     ImageIndex,
     Value,
     folders_of,
@@ -84,7 +85,7 @@ def _candidates(root: Path) -> Iterator[Path]:
 
 def _images(file: Path, root: Path, index: ImageIndex) -> Iterator[tuple[Value, SourceImage]]:
     """Each image of a file, with its entry."""
-    content = read_json(file, root)
+    content = read_json(file, root, MAX_BYTES)
     categories = {entry["id"].identity(): entry["name"].text() for entry in content["categories"].items()}
     entries = {entry["id"].identity(): entry for entry in content["images"].items()}
     annotations: dict[int | str, list[Value]] = {identity: [] for identity in entries}

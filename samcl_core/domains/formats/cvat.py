@@ -15,6 +15,7 @@ from samcl_core.domains.annotations import Shape, Shapes
 from samcl_core.domains.formats.base import ReadOptions, SourceImage
 from samcl_core.domains.formats.outlines import box_outline, ellipse_outline, united
 from samcl_core.domains.formats.reading import (
+    MAX_BYTES,
     ImageIndex,
     Value,
     folders_of,
@@ -30,7 +31,6 @@ from samcl_core.masks import patch_to_rle
 
 __all__ = ["CvatFormat"]
 
-_MAX_BYTES = 2 << 30
 _WITHOUT_AREA = frozenset({"polyline", "points", "skeleton", "cuboid"})
 _NO_SHAPE = frozenset({"tag", "attribute"})
 
@@ -110,8 +110,8 @@ def _elements(file: Path, root: Path) -> Iterator[Element]:
     """
     try:
         num_bytes = safe_file(root, file).stat().st_size
-        if num_bytes > _MAX_BYTES:
-            raise DataError(f"{file}: {num_bytes} bytes, expected at most {_MAX_BYTES}", hint="export it in parts")
+        if num_bytes > MAX_BYTES:
+            raise DataError(f"{file}: {num_bytes} bytes, expected at most {MAX_BYTES}", hint="export it in parts")
         with file.open("rb") as stream:
             for _, element in iterparse(stream, forbid_dtd=True):
                 if element.tag == "track":

@@ -22,6 +22,7 @@ from samcl_core.files import digest_json
 from samcl_core.masks import MAX_PIXELS
 
 __all__ = [
+    "MAX_BYTES",
     "ImageIndex",
     "Unreadable",
     "Value",
@@ -38,7 +39,10 @@ __all__ = [
     "with_test_split",
 ]
 
-_MAX_BYTES = 2 << 30
+MAX_BYTES = 2 << 30
+"""Of a file that annotates many images."""
+
+_MAX_BYTES = 256 << 20
 _HEAD_BYTES = 1 << 14
 _IMAGE_FOLDERS = frozenset({"images", "image", "imgs", "img", "jpegimages"})
 _SPLIT = re.compile(r"(?<![a-z])(train(?:ing)?|val(?:id(?:ation)?)?|test(?:ing)?)(?![a-z])", re.IGNORECASE)
@@ -217,33 +221,35 @@ def safe_file(root: Path, path: Path) -> Path:
     return path
 
 
-def read_text(path: Path, root: Path) -> str:
+def read_text(path: Path, root: Path, max_bytes: int = _MAX_BYTES) -> str:
     """A UTF-8 text file (with or without its mark) below ``root``.
 
     Raises:
         UnsafeFileError: a link leads out of ``root``.
-        DataError: unreadable, larger than 2 GiB or not UTF-8.
+        DataError: unreadable, larger than ``max_bytes`` or not UTF-8.
     """
     try:
-        num_bytes = safe_file(root, path).stat().st_size
-        if num_bytes > _MAX_BYTES:
+        if not safe_file(root, path).is_file():
+            raise DataError(f"{path}: is no file", hint="remove it")
+        num_bytes = path.stat().st_size
+        if num_bytes > max_bytes:
             raise DataError(
-                f"{path}: {num_bytes} bytes, expected at most {_MAX_BYTES}", hint="cut it into several files"
+                f"{path}: {num_bytes} bytes, expected at most {max_bytes}", hint="cut it into several files"
             )
         return path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as exc:
         raise DataError(f"{path}: cannot be read as UTF-8 text: {exc}", hint=_HINT) from exc
 
 
-def read_json(path: Path, root: Path) -> Value:
+def read_json(path: Path, root: Path, max_bytes: int = _MAX_BYTES) -> Value:
     """A JSON file below ``root``.
 
     Raises:
         UnsafeFileError: a link leads out of ``root``.
-        DataError: unreadable, larger than 2 GiB, not JSON, or nested too deeply.
+        DataError: unreadable, larger than ``max_bytes``, not JSON, or nested too deeply.
     """
     try:
-        return Value(path, json.loads(read_text(path, root)))
+        return Value(path, json.loads(read_text(path, root, max_bytes)))
     except (ValueError, RecursionError) as exc:
         raise DataError(f"{path}: cannot be read as JSON: {exc}", hint=_HINT) from exc
 
@@ -257,8 +263,10 @@ def folders_of(root: Path, depth: int) -> Iterator[tuple[PurePosixPath, list[str
     while pending:
         folder = pending.pop(0)
         with os.scandir(root / folder) as entries:
-            seen = sorted((entry.name, entry.is_dir(follow_symlinks=False)) for entry in entries)
-        seen = [(name, is_folder) for name, is_folder in seen if not name.startswith(".") and name != "__MACOSX"]
+            shown = [entry for entry in entries if not entry.name.startswith(".") and entry.name != "__MACOSX"]
+            # Pipes, devices and links that lead nowhere are neither.
+            known = [entry for entry in shown if entry.is_dir() or entry.is_file()]
+        seen = sorted((entry.name, entry.is_dir(follow_symlinks=False)) for entry in known)
         yield folder, [name for name, is_folder in seen if not is_folder]
         if len(folder.parts) < depth:
             pending += [folder / name for name, is_folder in seen if is_folder]
@@ -267,6 +275,8 @@ def folders_of(root: Path, depth: int) -> Iterator[tuple[PurePosixPath, list[str
 def head_of(path: Path) -> bytes:
     """The first 16 KiB of a file; nothing of what is no file."""
     try:
+        if not path.is_file():
+            return b""
         with path.open("rb") as stream:
             return stream.read(_HEAD_BYTES)
     except OSError:

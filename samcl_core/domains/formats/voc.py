@@ -141,8 +141,9 @@ class VocMaps:
             )
         codes[np.isin(codes, [*unknown, *nothing, *(code for code, label in labels.items() if not label)])] = -1
         objects = self._objects(codes.shape)
-        pairs = sorted({(int(one), int(code)) for one, code in np.unique(_stacked(objects, codes), axis=1).T.tolist()})
-        pairs = [(one, code) for one, code in pairs if one and code >= 0]
+        drawn = (objects > 0) & (codes >= 0)
+        both = np.unique(objects[drawn].astype(np.int64) << 32 | codes[drawn])
+        pairs = [(one >> 32, one & 0xFFFFFFFF) for one in both.tolist()]
         refuse_too_many(self.class_map, len(pairs), codes.size)
         return [Instance((objects == one) & (codes == code), labels[code]) for one, code in pairs]
 
@@ -164,10 +165,6 @@ class VocMaps:
             )
         objects[objects == _packed(_VOID, is_coloured=is_coloured)] = 0
         return objects
-
-
-def _stacked(objects: NDArray[np.int32], codes: NDArray[np.int32]) -> NDArray[np.int32]:
-    return np.stack([objects.ravel(), codes.ravel()])
 
 
 def _read(path: Path, is_coloured: bool) -> tuple[NDArray[np.int32], bool]:
@@ -206,7 +203,7 @@ def _files(root: Path, folder: str) -> dict[PurePosixPath, Path]:
 def _listed(root: Path, annotated: Collection[PurePosixPath]) -> list[tuple[PurePosixPath, str | None]]:
     """(name, split) of each image in the lists, ``train``, ``val`` and ``test`` first."""
     lists: dict[str, list[PurePosixPath]] = {}
-    for path in sorted((root / "ImageSets" / "Segmentation").glob("*.txt")):
+    for path in sorted(filter(Path.is_file, (root / "ImageSets" / "Segmentation").glob("*.txt"))):
         lines = enumerate(read_text(path, root).splitlines(), 1)
         names = [plain_path(Value(path, line.strip(), f"line {at}")) for at, line in lines if line.strip()]
         if any(name in annotated for name in names):

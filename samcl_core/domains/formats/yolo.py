@@ -113,10 +113,8 @@ def _description(root: Path) -> Value | None:
 
 
 def _yaml(path: Path, root: Path) -> Value:
-    if path.stat().st_size > _MAX_YAML_BYTES:
-        raise DataError(f"{path}: {path.stat().st_size} bytes, expected at most {_MAX_YAML_BYTES}")
     try:
-        return Value(path, YAML(typ="safe", pure=True).load(read_text(path, root)))
+        return Value(path, YAML(typ="safe", pure=True).load(read_text(path, root, _MAX_YAML_BYTES)))
     except (YAMLError, ValueError, RecursionError) as exc:
         raise DataError(
             f"{path}: cannot be read as YAML: {' '.join(str(exc).split())}", hint="correct this file"
@@ -187,7 +185,7 @@ def _lines(root: Path, listing: PurePosixPath, index: ImageIndex) -> Iterator[Pu
 
 def _shapes(label: Path, root: Path, names: Mapping[int, str] | None) -> Annotation:
     """The objects of a label file; none where it is not there."""
-    lines = enumerate(read_text(label, root).splitlines() if label.exists() else (), 1)
+    lines = enumerate(read_text(label, root).splitlines() if label.is_file() else (), 1)
     shapes = tuple(_shape(Value(label, line, f"line {at}"), names) for at, line in lines if line.strip())
     return Shapes(label, shapes, is_relative=True)
 
@@ -214,7 +212,7 @@ def _without_image(
     labels = {_label_of(image) for image in images}
     found = []
     for folder in sorted({label.parent for label in labels if "labels" in label.parts}):
-        files = sorted((root / folder).glob("*.txt")) if (root / folder).is_dir() else []
+        files = sorted(filter(Path.is_file, (root / folder).glob("*.txt")))
         for file in files:
             if folder / file.name not in labels and file.name != "classes.txt":
                 found.append(SourceImage(None, or_unreadable(file, partial(_shapes, file, root, names))))

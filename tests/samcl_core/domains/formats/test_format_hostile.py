@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import random
 import re
 from collections.abc import Iterator
@@ -11,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from samcl_core.domains.formats import ReadOptions, get_format
+from samcl_core.domains.formats import ReadOptions, detect_format, get_format
 from samcl_core.errors import SamclError
 
 SCALARS: list[Any] = [None, True, 0, -1, 10**30, 1e999, 1e-320, float("nan")]
@@ -94,6 +95,18 @@ def test_words_of_text_files(sample: Any, name: str, file: str, pattern: str) ->
     for word, other in draw.sample(tries, min(NUM_TRIES, len(tries))):
         (root / file).write_text(content[: word.start()] + other + content[word.end() :])
         _read(name, root)
+
+
+def test_pipes_and_links_that_lead_nowhere_are_no_files(every_sample: tuple[str, Path]) -> None:
+    name, root = every_sample
+    expected = detect_format(root).scan(root, ReadOptions())
+    for folder in [root, *(path for path in root.iterdir() if path.is_dir())]:
+        for suffix in (".json", ".xml", ".yaml", ".txt"):
+            os.mkfifo(folder / f"pipe{suffix}")
+            (folder / f"nowhere{suffix}").symlink_to(folder / "nothing here")
+    assert detect_format(root).name == name
+    if name in ("coco", "cvat", "labelme", "voc", "yolo"):
+        assert get_format(name).scan(root, ReadOptions()) == expected
 
 
 @pytest.mark.parametrize(
