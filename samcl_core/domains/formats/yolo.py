@@ -123,6 +123,9 @@ def _yaml(path: Path, root: Path) -> Value:
 
 def _names(description: Value) -> dict[int, str]:
     """Class number to name: a list, or numbers and names."""
+    points = description.get("kpt_shape")
+    if points is not None:
+        raise points.wrong("no key points: their lines look like outlines and are none")
     names = description["names"]
     if isinstance(names.value, list):
         return {at: name.text() for at, name in enumerate(names.items())}

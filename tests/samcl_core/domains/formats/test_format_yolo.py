@@ -131,6 +131,7 @@ def test_a_label_file_that_is_no_text(sample: Callable[[str], Path], scan: Calla
         ("names: [person\n", r"data\.yaml: cannot be read as YAML"),
         ("names: person\n", r"data\.yaml: names: found 'person', expected a list of names, or names by number"),
         ("names: {a: person}\n", r"names: found .*, expected a list of names, or names by number"),
+        ("names: [a, b]\nkpt_shape: [17, 3]\n", r"kpt_shape: found \[17, 3\], expected no key points"),
         ("names: [1, 2]\n", r"names\[0\]: found 1, expected a text"),
         ("names: [a, b]\ntrain: images/none\n", r"train: found 'images/none', expected a folder of images, or a list"),
         ("names: [a, b]\ntrain: 7\n", r"train: found 7, expected a text"),
