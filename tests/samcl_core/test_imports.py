@@ -22,7 +22,7 @@ LAYERS = (
     {"training", "inference"},
     {"strategies"},
     {"stages", "serving"},
-    {"benchmarks"},
+    {"benchmarks", "speed"},
 )
 """Parts of the core, lowest first: a part imports from its own layer and from those below it, never in a circle."""
 

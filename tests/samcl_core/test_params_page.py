@@ -66,7 +66,9 @@ def kinds_of(annotation: Any) -> tuple[Any, ...]:
 
 def limits_of(field: FieldInfo) -> str | None:
     """The range as the page writes it, ``None`` where it is text that the page explains."""
-    (kind,) = kinds_of(field.annotation)
+    kind, *others = kinds_of(field.annotation)
+    if others:
+        return None
     if get_origin(kind) is Literal:
         return ", ".join(f"`{value}`" for value in get_args(kind))
     if kind is bool:
