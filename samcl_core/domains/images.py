@@ -206,8 +206,8 @@ def read_image(path: Path, data: bytes | None = None, *, min_side: int | None = 
     Args:
         path: the file.
         data: its bytes, where they are known.
-        min_side: a smaller picture will do, of sides no shorter than this (or than the image's own): a JPEG is then read
-            to its end as always, and takes a fraction of the time.
+        min_side: a smaller picture will do, of sides no shorter than this (or than the image's own): a JPEG is then
+            read to its end as always, and takes a fraction of the time.
 
     Raises:
         ImageError: as ``load_image``.
