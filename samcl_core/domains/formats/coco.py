@@ -9,9 +9,9 @@ from pathlib import Path, PurePosixPath
 
 from samcl_core.domains.annotations import Shape, Shapes
 from samcl_core.domains.formats.base import ReadOptions, SourceImage
+from samcl_core.domains.formats.index import ImageIndex
 from samcl_core.domains.formats.reading import (
     MAX_BYTES,
-    ImageIndex,
     Value,
     folders_of,
     frame_of,

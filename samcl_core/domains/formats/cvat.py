@@ -13,10 +13,10 @@ from defusedxml.ElementTree import iterparse
 
 from samcl_core.domains.annotations import Shape, Shapes
 from samcl_core.domains.formats.base import ReadOptions, SourceImage
+from samcl_core.domains.formats.index import ImageIndex
 from samcl_core.domains.formats.outlines import box_outline, ellipse_outline, united
 from samcl_core.domains.formats.reading import (
     MAX_BYTES,
-    ImageIndex,
     Value,
     folders_of,
     frame_of,

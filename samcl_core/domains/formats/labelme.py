@@ -14,9 +14,9 @@ import numpy as np
 
 from samcl_core.domains.annotations import Annotation, Shape, Shapes
 from samcl_core.domains.formats.base import ReadOptions, SourceImage
+from samcl_core.domains.formats.index import ImageIndex
 from samcl_core.domains.formats.outlines import box_outline, ellipse_outline, united
 from samcl_core.domains.formats.reading import (
-    ImageIndex,
     Unreadable,
     Value,
     folders_of,

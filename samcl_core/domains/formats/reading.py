@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import posixpath
 import re
 import reprlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -16,21 +15,18 @@ import numpy as np
 
 from samcl_core.domains.annotations import Annotation, Instance
 from samcl_core.domains.formats.base import SourceImage
-from samcl_core.domains.images import IMAGE_SUFFIXES
 from samcl_core.errors import DataError, UnsafeFileError
 from samcl_core.files import digest_json
 from samcl_core.masks import MAX_PIXELS
 
 __all__ = [
     "MAX_BYTES",
-    "ImageIndex",
     "Unreadable",
     "Value",
     "folders_of",
     "frame_of",
     "head_of",
     "or_unreadable",
-    "plain_path",
     "read_json",
     "read_text",
     "safe_file",
@@ -44,13 +40,10 @@ MAX_BYTES = 2 << 30
 
 _MAX_BYTES = 256 << 20
 _HEAD_BYTES = 1 << 14
-_IMAGE_FOLDERS = frozenset({"images", "image", "imgs", "img", "jpegimages"})
 _SPLIT = re.compile(r"(?<![a-z])(train(?:ing)?|val(?:id(?:ation)?)?|test(?:ing)?)(?![a-z])", re.IGNORECASE)
 _WORDS = {"tr": "train", "va": "val", "te": "test"}
-_MAX_DEPTH = 32
 _MAX_COORDINATE = 1e6
 _NUMBERS = frozenset({int, float})
-_DRIVE = re.compile(r"[a-z]:", re.IGNORECASE)
 _HINT = "correct this file"
 
 
@@ -300,105 +293,3 @@ def with_test_split(images: Sequence[SourceImage]) -> list[SourceImage]:
     if any(image.split == "test" for image in ordered):
         return ordered
     return [replace(image, split="test") if image.split == "val" else image for image in ordered]
-
-
-def plain_path(name: Value, base: PurePosixPath = PurePosixPath()) -> PurePosixPath:
-    """A path of an annotation file, relative to the source's folder, without ``.`` and ``..``.
-
-    Args:
-        name: as the file says it; backslashes are slashes.
-        base: folder below the source's that it is relative to.
-
-    Raises:
-        UnsafeFileError: absolute, or above the source's folder.
-        DataError: not a text, or one that no file is called.
-    """
-    text = _slashes(name.text())
-    if not text.strip() or any(ord(letter) < 32 for letter in text):
-        raise name.wrong("the name of a file")
-    path = posixpath.normpath(base.as_posix() + "/" + text)
-    if text.startswith("/") or _DRIVE.match(text) or path == ".." or path.startswith("../"):
-        raise UnsafeFileError(
-            f"{name.file}: {name.place}: {reprlib.repr(name.value)} leads out of the folder of the data set",
-            hint="expected a path below that folder; correct this file",
-        )
-    return PurePosixPath(path)
-
-
-def _slashes(text: str) -> str:
-    return text.replace("\\", "/")
-
-
-class ImageIndex:
-    """The image files below a folder, found by what annotation files call them. Links to folders are not followed."""
-
-    def __init__(self, root: Path) -> None:
-        """Walk through ``root`` once. Hidden files and folders are left out."""
-        self.root = root
-        self._by_name: dict[str, list[PurePosixPath]] = {}
-        self._by_folder: dict[PurePosixPath, list[PurePosixPath]] = {}
-        for folder, names in folders_of(root, _MAX_DEPTH):
-            for name in names:
-                if posixpath.splitext(name)[1].lower() in IMAGE_SUFFIXES:
-                    self._by_name.setdefault(name, []).append(folder / name)
-                    self._by_folder.setdefault(folder, []).append(folder / name)
-
-    def paths(self) -> list[PurePosixPath]:
-        """All of them relative to the root, sorted."""
-        return sorted(path for paths in self._by_name.values() for path in paths)
-
-    def in_folder(self, folder: PurePosixPath) -> list[PurePosixPath]:
-        """Those directly in a folder below the root, sorted."""
-        return self._by_folder.get(folder, [])
-
-    def find(
-        self,
-        name: Value,
-        near: PurePosixPath = PurePosixPath(),
-        *,
-        split: str | None = None,
-        prefer: Callable[[str], bool] = lambda folder: False,
-    ) -> Path:
-        """The image that an annotation file calls ``name``.
-
-        That is the file at this path below ``near`` (where the annotation file is) or below the root, else the one
-        file whose path ends so.
-
-        Args:
-            name: a path with or without folders.
-            near: folder below the root.
-            split: that the file is of; files in folders of another split do not count.
-            prefer: where several files are called so, those with a folder that fulfils this count, then those in a
-                folder for images.
-
-        Returns:
-            Its path; where there is no such image, the path at which it is missing.
-
-        Raises:
-            UnsafeFileError: the path or a link leads out of the root.
-            DataError: not the name of a file, or several files fit.
-        """
-        beside = plain_path(name, near)
-        plain = PurePosixPath(*(part for part in _slashes(name.text()).split("/") if part != ".."))
-        fitting = [path for path in self._by_name.get(plain.name, ()) if path.parts[-len(plain.parts) :] == plain.parts]
-        for exact in (beside, plain):
-            if exact in fitting:
-                return self.path_of(exact)
-        fitting = [path for path in fitting if split_of_path(path) in (None, split or split_of_path(path))]
-        for is_preferred in (prefer, lambda folder: folder.lower() in _IMAGE_FOLDERS):
-            fitting = [path for path in fitting if any(map(is_preferred, path.parent.parts))] or fitting
-        if len(fitting) > 1:
-            shown = ", ".join(path.as_posix() for path in sorted(fitting)[:3])
-            raise name.wrong(f"the path of one image; {len(fitting)} are called so: {shown}")
-        if fitting:
-            return self.path_of(fitting[0])
-        return safe_file(self.root, self.root / (beside if beside.parent in self._by_folder else plain))
-
-    def path_of(self, path: PurePosixPath) -> Path:
-        """The file at a path of the index.
-
-        Raises:
-            UnsafeFileError: it is a link that leads out of the root.
-        """
-        found = self.root / path
-        return safe_file(self.root, found) if found.is_symlink() else found

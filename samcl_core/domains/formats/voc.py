@@ -11,10 +11,9 @@ from numpy.typing import NDArray
 
 from samcl_core.domains.annotations import Code, Instance, refuse_too_many
 from samcl_core.domains.formats.base import ReadOptions, SourceImage
+from samcl_core.domains.formats.index import ImageIndex, plain_path
 from samcl_core.domains.formats.reading import (
-    ImageIndex,
     Value,
-    plain_path,
     read_text,
     safe_file,
     split_word,

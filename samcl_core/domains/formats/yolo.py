@@ -12,13 +12,12 @@ from ruamel.yaml.error import YAMLError
 
 from samcl_core.domains.annotations import Annotation, Shape, Shapes
 from samcl_core.domains.formats.base import CARD, ReadOptions, SourceImage
+from samcl_core.domains.formats.index import ImageIndex, plain_path
 from samcl_core.domains.formats.reading import (
-    ImageIndex,
     Value,
     folders_of,
     head_of,
     or_unreadable,
-    plain_path,
     read_text,
     split_of_path,
     split_word,
