@@ -1,9 +1,9 @@
-"""One Prefect server for all tests that need one, started when the first of them runs."""
+"""What tests of flows and commands share: one Prefect server, drawn domains, the command line."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -22,6 +22,20 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     # A flow's heartbeat thread costs a second at its end.
     with prefect_server(root) as shared, temporary_settings({PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}):
         yield shared
+
+
+@pytest.fixture
+def samcl(capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]]:
+    """Run a command line in this process; returns exit code, stdout, stderr."""
+    from flows.cli.main import run
+
+    def call(*arguments: object) -> tuple[int, str, str]:
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as caught:
+            run([str(argument) for argument in arguments])
+        return (int(caught.value.code or 0), *capsys.readouterr())
+
+    return call
 
 
 @pytest.fixture(scope="session")

@@ -11,7 +11,6 @@ from typing import Any
 
 import pytest
 
-from flows.cli.main import run
 from samcl_core.files import digest_files
 from tasks.server import Server
 from tasks.tracking import open_tracker
@@ -40,19 +39,6 @@ params:
 CHOICE = ("--seeds", "0", "--orders", "default", "--strategies", "zero_shot,bank_gaussian,joint")
 
 Samcl = Callable[..., tuple[int, str, str]]
-
-
-@pytest.fixture
-def samcl(capsys: pytest.CaptureFixture[str]) -> Samcl:
-    """Run a command; returns exit code, stdout, stderr."""
-
-    def call(*arguments: object) -> tuple[int, str, str]:
-        capsys.readouterr()
-        with pytest.raises(SystemExit) as caught:
-            run([str(argument) for argument in arguments])
-        return (int(caught.value.code or 0), *capsys.readouterr())
-
-    return call
 
 
 @pytest.fixture

@@ -17,7 +17,7 @@ import pytest
 from PIL import Image
 
 from flows.cli.board import Board
-from flows.cli.main import app, run
+from flows.cli.main import app
 from flows.cli.output import StepProgress, brief
 from flows.cli.predict import parse_box, parse_point, to_prompt
 from flows.cli.sources import domain_name, resolve_sources
@@ -29,20 +29,6 @@ pytestmark = pytest.mark.pipeline
 
 HEAVY = ("torch", "prefect", "mlflow", "pandas", "numpy", "cv2")
 Samcl = Callable[..., tuple[int, str, str]]
-
-
-@pytest.fixture
-def samcl(capsys: pytest.CaptureFixture[str]) -> Samcl:
-    """Run a command line in this process; returns exit code, stdout, stderr."""
-
-    def call(*arguments: object) -> tuple[int, str, str]:
-        capsys.readouterr()
-        with pytest.raises(SystemExit) as caught:
-            run([str(argument) for argument in arguments])
-        out, err = capsys.readouterr()
-        return int(caught.value.code or 0), out, err
-
-    return call
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,6 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from flows.cli.main import run
 from samcl_core.domains.checks import finding
 from samcl_core.domains.datareport import summarize, write_report
 from samcl_core.domains.images import load_mask
@@ -21,20 +20,6 @@ from samcl_core.domains.synthetic import write_domain
 pytestmark = pytest.mark.pipeline
 
 Samcl = Callable[..., tuple[int, str, str]]
-
-
-@pytest.fixture
-def samcl(capsys: pytest.CaptureFixture[str]) -> Samcl:
-    """Run a command line in this process; returns exit code, stdout, stderr."""
-
-    def call(*arguments: object) -> tuple[int, str, str]:
-        capsys.readouterr()
-        with pytest.raises(SystemExit) as caught:
-            run([str(argument) for argument in arguments])
-        out, err = capsys.readouterr()
-        return int(caught.value.code or 0), out, err
-
-    return call
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,6 @@ from pathlib import Path
 
 import pytest
 
-from flows.cli.main import run
 from flows.cli.pretrain import pretrain
 from samcl_core.backbones import load_nano
 from samcl_core.files import digest_files, sha256_file
@@ -24,18 +23,6 @@ TINY = ("--batch-size", 1, "--objects", 1, "--workers", 0, "--device", "cpu", "-
 PAGE = Path(__file__).parents[2] / "docs" / "pretrain.md"
 FILES = ["curve.jsonl", "sam_nano.json", "sam_nano.md", "sam_nano.safetensors"]
 Samcl = Callable[..., tuple[int, str, str]]
-
-
-@pytest.fixture
-def samcl(capsys: pytest.CaptureFixture[str]) -> Samcl:
-    def call(*arguments: object) -> tuple[int, str, str]:
-        capsys.readouterr()
-        with pytest.raises(SystemExit) as caught:
-            run([str(argument) for argument in arguments])
-        out, err = capsys.readouterr()
-        return int(caught.value.code or 0), out, err
-
-    return call
 
 
 def test_the_options_say_what_the_core_does_without_them() -> None:
