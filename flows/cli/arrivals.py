@@ -38,12 +38,15 @@ SetOption = Annotated[
 ]
 LabelOption = Annotated[str | None, typer.Option(help="A text for people, kept in params.yaml.")]
 SPLITS = ("train", "val", "test")
+UNPACKED = Path(".samcl", "unpacked")
+"""Where archives are unpacked while they are taken in."""
+
 NameOption = Annotated[str | None, typer.Option("--domain", help="The domain's name. Default: the folder's name.")]
 
 
 def ingest(
     context: typer.Context,
-    path: Annotated[Path, typer.Argument(help="Folder of one data set: images and masks.")],
+    path: Annotated[Path, typer.Argument(help="One data set: a folder, or an archive of one.")],
     domain: NameOption = None,
     role: RoleOption = None,
     format: FormatOption = "auto",
@@ -53,16 +56,10 @@ def ingest(
     as_json: JsonOption = False,
 ) -> None:
     """Take a data set in without learning it: copy, version, check, split, draw points."""
-    from flows.cli.sources import domain_name
-
     settings: Settings = context.obj
-    name = domain or domain_name(path.resolve().name)
-    chosen = _options(options or [])
-    if dry_run:
-        values = _look(settings, path, name, format, chosen)
-    else:
-        values = _take_in(settings.root(), path, Declared(name, role, format, label, chosen))
-    values = {"domain": name, **values}
+    said = Said(path, domain, role, format, label, _options(options or []))
+    values = _look(settings, said) if dry_run else _take_in(settings.root(), said)
+    name = values["domain"]
     if as_json:
         emit_json(values)
         return
@@ -99,23 +96,23 @@ def _options(pairs: Sequence[str]) -> dict[str, Any]:
     return source_options(values)
 
 
-def _look(settings: Settings, path: Path, name: str, format: str, options: dict[str, Any]) -> dict[str, Any]:
+def _look(settings: Settings, said: Said) -> dict[str, Any]:
     """What an ingest of ``path`` would find; nothing is written."""
     from flows.cli.bank import workspace_of
     from flows.cli.output import StepProgress
+    from flows.cli.sources import opened
     from samcl_core.config import Params, SourceParams
-    from samcl_core.errors import UsageError
     from samcl_core.stages.ingest import survey
 
-    if not path.is_dir():
-        raise UsageError(f"{path} is not a folder", hint="give the folder that holds the data set")
     workspace = workspace_of(settings)
     params = Params() if workspace is None else workspace.params()
-    declared = SourceParams(**options).over(params.domains.get(name, SourceParams()))
-    with StepProgress("looking") as progress:
-        found = survey(path, params, format, declared, progress)
+    with opened(said.path, params.inbox) as folder, StepProgress("looking") as progress:
+        declared = said.about(folder, params)
+        options = SourceParams(**said.options).over(params.domains.get(declared.domain, SourceParams()))
+        found = survey(folder, params, declared.format, options, progress)
     counts = {f"num_{split}": sum(sample.split == split for sample in found.good) for split in SPLITS}
     return {
+        "domain": declared.domain,
         "format": found.format,
         **counts,
         "num_quarantined": len(found.bad),
@@ -156,16 +153,44 @@ def _findings(findings: Sequence[Finding]) -> list[str]:
 
 
 class Declared(NamedTuple):
-    """What a command line says about a data set."""
+    """What a data set is to the workspace."""
 
-    name: str
+    domain: str
+    role: str
+    format: str
+    label: str | None
+
+
+class Said(NamedTuple):
+    """What a command line says about a data set; its own ``domain.yaml`` and the workspace may say the rest."""
+
+    path: Path
+    domain: str | None
     role: str | None
     format: str
     label: str | None
     options: dict[str, Any]
 
+    def about(self, folder: Path, params: Params) -> Declared:
+        """The command line comes first, then ``domain.yaml``, then what the workspace knows.
 
-def _take_in(root: Path, path: Path, declared: Declared) -> dict[str, Any]:
+        Args:
+            folder: what ``path`` holds.
+            params: the workspace's settings.
+        """
+        from flows.cli.sources import domain_name
+        from samcl_core.domains.drops import card_of
+
+        card = card_of(folder)
+        domain = self.domain or card.name or domain_name(self.path.resolve().name)
+        known = params.domains.get(domain)
+        role = self.role or card.role or (known.role if known else "learn")
+        format = self.format if self.format != "auto" else card.format or "auto"
+        return Declared(domain, role, format, self.label or card.label)
+
+
+def _take_in(root: Path, said: Said) -> dict[str, Any]:
+    from flows.cli.sources import opened
     from flows.cli.steps import repro_stage
     from samcl_core.domains import Domain
     from samcl_core.domains.datareport import read_report
@@ -174,17 +199,17 @@ def _take_in(root: Path, path: Path, declared: Declared) -> dict[str, Any]:
     from tasks.names import check_name
     from tasks.workspace import Workspace
 
-    name = declared.name
     workspace = Workspace(root)
-    check_name(name)
-    known = workspace.params().domains.get(name)
-    check_source(root, path, name)
-    workspace.refresh_code()
-    with Board() as board:
-        role = declared.role or (known.role if known else "learn")
-        workspace.declare(name, role, declared.format, declared.label, declared.options)
+    params = workspace.params()
+    with opened(said.path, params.inbox, root / UNPACKED) as folder, Board() as board:
+        declared = said.about(folder, params)
+        name = declared.domain
+        check_name(name)
+        check_source(root, folder, name)
+        workspace.refresh_code()
+        workspace.declare(name, declared.role, declared.format, declared.label, said.options)
         board.started(f"receive@{name}")
-        board.ended(f"receive@{name}", "ran" if add_raw(root, path, name) else "skipped")
+        board.ended(f"receive@{name}", "ran" if add_raw(root, folder, name) else "skipped")
         for target in (f"ingest@{name}", f"points@{name}"):
             board.run(target, partial(repro_stage, root, target))
     manifest = Domain(workspace.places.domain(name)).manifest()
@@ -193,6 +218,7 @@ def _take_in(root: Path, path: Path, declared: Declared) -> dict[str, Any]:
     bad = manifest[~is_good]
     reasons = dict(zip(bad["id"], bad["reason"], strict=True))
     return {
+        "domain": name,
         "format": workspace.params().domains[name].format,
         **counts,
         "num_quarantined": len(bad),
@@ -204,7 +230,7 @@ def _take_in(root: Path, path: Path, declared: Declared) -> dict[str, Any]:
 
 def arrive(
     context: typer.Context,
-    path: Annotated[Path, typer.Argument(help="Folder of one data set: images and masks.")],
+    path: Annotated[Path, typer.Argument(help="One data set: a folder, or an archive of one.")],
     domain: NameOption = None,
     role: RoleOption = None,
     format: FormatOption = "auto",
@@ -214,26 +240,23 @@ def arrive(
     as_json: JsonOption = False,
 ) -> None:
     """One domain arrives: take it in, learn its module, publish the new bank. Repeat it to continue after any stop."""
-    from flows.cli.sources import domain_name
-    from samcl_core.domains.drops import card_of
+    from flows.cli.sources import opened
     from tasks.workspace import Workspace
 
     settings: Settings = context.obj
     root = settings.root()
-    card = card_of(path.resolve())
-    name = domain or card.name or domain_name(path.resolve().name)
-    known = Workspace(root).params().domains.get(name)
-    wanted = role or card.role or (known.role if known else "learn")
-    layout = format if format != "auto" else card.format or format
-    chosen = _options(options or [])
+    params = Workspace(root).params()
+    said = Said(path, domain, role, format, label, _options(options or []))
     board = Board()
+    with opened(path, params.inbox, root / UNPACKED) as folder:
+        declared = said.about(folder, params)
 
-    def call() -> Any:
-        from flows.arrival import domain_arrival
+        def call() -> Any:
+            from flows.arrival import domain_arrival
 
-        return domain_arrival(root, path.resolve(), name, wanted, layout, label or card.label, chosen)
+            return domain_arrival(root, folder, *declared, said.options)
 
-    result = run_flow(root, board, call, keep_server=keep_server)
+        result = run_flow(root, board, call, keep_server=keep_server)
     answer(root, [result], board, as_json=as_json)
 
 

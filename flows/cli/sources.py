@@ -3,11 +3,19 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-__all__ = ["Source", "domain_name", "resolve_sources"]
+from flows.cli.output import StepProgress
+
+if TYPE_CHECKING:
+    from samcl_core.config import InboxParams
+
+__all__ = ["Source", "domain_name", "opened", "resolve_sources"]
 
 NONE = "none"
 _NATURAL = re.compile(r"coco|natural.*", re.IGNORECASE)
@@ -89,6 +97,40 @@ def domain_name(folder: str) -> str:
         return default_name(folder)
     except UsageError as exc:
         raise UsageError(exc.message, hint="samcl arrive FOLDER --domain NAME") from exc
+
+
+@contextmanager
+def opened(path: Path, params: InboxParams, place: Path | None = None) -> Iterator[Path]:
+    """The folder of a data set: ``path`` itself, or what an archive holds, unpacked for as long as the block lasts.
+
+    Args:
+        path: a folder or an archive.
+        params: how large an archive may be.
+        place: where to unpack; ``None`` for the system's temporary folder.
+
+    Raises:
+        UsageError: neither a folder nor an archive.
+        DataError: the archive is damaged.
+        UnsafeFileError: it would write outside of its folder, or is a bomb.
+    """
+    from samcl_core.domains.archives import ARCHIVE_SUFFIXES, Limits, is_archive, unpack
+    from samcl_core.errors import UsageError
+
+    if path.is_dir():
+        yield path.resolve()
+        return
+    if not path.is_file() or not is_archive(path.name):
+        raise UsageError(
+            f"{path} is neither a folder nor an archive",
+            hint=f"give the folder that holds the data set, or one of {', '.join(ARCHIVE_SUFFIXES)}",
+        )
+    if place is not None:
+        place.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix="unpacked-", dir=place) as folder:
+        target = Path(folder) / "data"
+        with StepProgress("unpacking") as progress:
+            unpack(path, target, Limits(int(params.max_gb * 10**9), params.max_files, params.max_ratio), progress)
+        yield target
 
 
 def _check_known(wanted: Sequence[str], names: Sequence[str]) -> None:

@@ -6,9 +6,11 @@ import importlib.util
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import time
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -322,6 +324,20 @@ class TestSources:
         assert domain_name("natural") == "natural_images"
         with pytest.raises(UsageError, match="cannot name a domain"):
             domain_name("???")
+
+    def test_an_archive_is_looked_at_like_its_folder(self, samcl: Samcl, filled: Path, tmp_path: Path) -> None:
+        write_domain(tmp_path / "Cracks", "crack", 4, 2, 48, 0)
+        (tmp_path / "Cracks" / "domain.yaml").write_text("val: 0.25\n")
+        packed = Path(shutil.make_archive(str(tmp_path / "Cracks-v2"), "zip", tmp_path, "Cracks"))
+        values = json.loads(samcl("-C", filled, "ingest", packed, "--dry-run", "--json", "--set", "max_samples=2")[1])
+        assert values["domain"] == "Cracks-v2"
+        assert [values[f"num_{split}"] for split in ("train", "val", "test")] == [2, 1, 2]
+        with zipfile.ZipFile(packed, "a") as archive:
+            archive.writestr("../outside.png", b"x")
+        code, _, err = samcl("-C", filled, "ingest", packed, "--dry-run")
+        assert code == 1 and "outside.png" in err and not (tmp_path / "outside.png").exists()
+        code, _, err = samcl("-C", filled, "ingest", tmp_path / "absent", "--dry-run")
+        assert code == 2 and "is neither a folder nor an archive" in err
 
     def test_a_dry_run_looks_and_writes_nothing(self, samcl: Samcl, filled: Path, tmp_path: Path) -> None:
         source = tmp_path / "Rails"
