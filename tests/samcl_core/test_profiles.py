@@ -212,7 +212,8 @@ def kept_for_later_fits(params: Params, world: dict[str, Any]) -> np.ndarray:
     folder = world["folder"] / "bank"
     shutil.rmtree(folder, ignore_errors=True)
     bank_of(params, "a", "b").save(folder)
-    return np.array([sum(path.stat().st_size for path in folder.glob("*.safetensors"))])
+    kept = [path for path in folder.rglob("*.safetensors") if path.name != "module.safetensors"]
+    return np.array([sum(path.stat().st_size for path in kept)])
 
 
 SHOWN: dict[str, Callable[[Params, dict[str, Any]], np.ndarray]] = {
