@@ -217,13 +217,14 @@ def _take_in(root: Path, said: Said) -> dict[str, Any]:
     counts = {f"num_{split}": int((is_good & (manifest["split"] == split)).sum()) for split in SPLITS}
     bad = manifest[~is_good]
     reasons = dict(zip(bad["id"], bad["reason"], strict=True))
+    summary, findings = read_report(workspace.places.domain(name) / REPORT)
     return {
         "domain": name,
-        "format": workspace.params().domains[name].format,
+        "format": summary.format,
         **counts,
         "num_quarantined": len(bad),
         "reasons": reasons,
-        "what": _findings(read_report(workspace.places.domain(name) / REPORT)[1]),
+        "what": _findings(findings),
         "stages": board.values(),
     }
 
