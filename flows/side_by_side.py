@@ -16,7 +16,7 @@ from flows.own_part import Arrival, Progressing, is_due, learn, take_in
 from samcl_core.errors import SamclError
 from samcl_core.files import write_atomic
 from tasks.ending import Ended, ended_by
-from tasks.runners import task_runner
+from tasks.runners import task_runner, thread_settings, use_thread_settings
 from tasks.steps import tell_outcomes
 from tasks.workspace import Workspace
 
@@ -73,11 +73,18 @@ class _Flags:
 
 @task(name="domain", task_run_name="{arrival.domain}", cache_policy=NO_CACHE)
 def _do_part(
-    root: Path, arrival: Arrival, number: int, stale: frozenset[str] | None, received: frozenset[str], flags: _Flags
+    root: Path,
+    arrival: Arrival,
+    number: int,
+    stale: frozenset[str] | None,
+    received: frozenset[str],
+    flags: _Flags,
+    threads: dict[str, str | None],
 ) -> _Part:
     """Take a domain in and, with role ``learn``, train its module; in whatever process the runner chose."""
     if flags.is_stopped(number):
         raise Ended("the flow stopped before this domain was begun", hint="the same command again continues")
+    use_thread_settings(threads)
     try:
         with ended_by(flags.end):
             return _part_of(Progressing(Workspace(root), stale, received), arrival)
@@ -103,11 +110,18 @@ class Parts:
         self._futures: dict[str, Any] = {}
         self._is_remote = False
 
-    def submit(self, runner: Any, arrivals: Sequence[Arrival], *, is_remote: bool) -> None:
-        """Hand domains to a task runner."""
+    def submit(
+        self, runner: Any, arrivals: Sequence[Arrival], threads: dict[str, str | None], *, is_remote: bool
+    ) -> None:
+        """Hand domains to a task runner, whose processes shall start steps with these thread settings."""
         self._is_remote = is_remote
         progress = self._progress
-        common = {"root": progress.workspace.root, "stale": progress.stale, "received": frozenset(progress.received)}
+        common = {
+            "root": progress.workspace.root,
+            "stale": progress.stale,
+            "received": frozenset(progress.received),
+            "threads": threads,
+        }
         for number, arrival in enumerate(arrivals):
             own = {"arrival": arrival, "number": number, "flags": self._flags}
             self._futures[arrival.domain] = runner.submit(_do_part, {**own, **common})
@@ -169,8 +183,10 @@ def side_by_side(progress: Progressing, arrivals: Sequence[Arrival], *, is_stopp
         stack.callback(flags.clear)
         is_remote = params.runner == "dask"
         if len(due) > 1 or (due and is_remote):
+            threads = thread_settings()
             runner = stack.enter_context(task_runner(params, len(due)))
-            parts.submit(runner, due, is_remote=is_remote)
+            use_thread_settings(threads)
+            parts.submit(runner, due, threads, is_remote=is_remote)
         try:
             yield parts
         except BaseException as exc:

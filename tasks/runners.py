@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+import os
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -13,12 +14,28 @@ from samcl_core.config import PipelineParams
 from samcl_core.errors import SamclError, UsageError
 from tasks.devices import num_gpus
 
-__all__ = ["parallel_domains", "task_runner"]
+__all__ = ["parallel_domains", "task_runner", "thread_settings", "use_thread_settings"]
+
+_THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 
 
 def parallel_domains(params: PipelineParams) -> int:
     """How many domains are taken in and learnt at a time on this machine."""
     return params.max_parallel or max(2, num_gpus(params.gpus))
+
+
+def thread_settings() -> dict[str, str | None]:
+    """How many threads numeric libraries of a step are told to use; part of what makes its bytes."""
+    return {name: os.environ.get(name) for name in _THREAD_VARIABLES}
+
+
+def use_thread_settings(settings: Mapping[str, str | None]) -> None:
+    """Tell steps that this process starts the same. Dask sets these variables to 1, in its workers and beside them."""
+    for name, value in settings.items():
+        if value is None:
+            os.environ.pop(name, None)
+        else:
+            os.environ[name] = value
 
 
 @contextmanager
