@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
@@ -71,11 +72,23 @@ def held(name: str) -> Iterator[None]:
         yield
 
 
+class _WaitingIsNoError(logging.Filter):
+    """Prefect logs an error whenever a wait for a slot ends without one; here the next wait begins."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        text = record.getMessage()
+        return not ("ConcurrencySlotAcquisition" in text and "TimeoutError" in text)
+
+
+_quiet = _WaitingIsNoError()
+
+
 def _entered(name: str) -> Any:
     """The context manager of a slot, entered; ``None`` when there was none for some time."""
     from prefect.concurrency.asyncio import AcquireConcurrencySlotTimeoutError, ConcurrencySlotAcquisitionError
     from prefect.concurrency.sync import concurrency
 
+    logging.getLogger("prefect._internal.concurrency").addFilter(_quiet)
     # A renewal that fails once must not end a long training.
     slot = concurrency(
         name,

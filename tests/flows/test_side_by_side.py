@@ -18,10 +18,12 @@ from flows.own_part import Arrival, Progressing
 from flows.side_by_side import Parts, side_by_side
 from samcl_core.config import load_params
 from samcl_core.errors import SamclError
+from tasks import limits
 from tasks.dvc import StageFailed
 from tasks.ending import Ended
 from tasks.limits import ensure_limits
 from tasks.processes import clean_environment
+from tasks.server import Server
 from tasks.workspace import Workspace, template
 
 pytestmark = [pytest.mark.pipeline, pytest.mark.usefixtures("server")]
@@ -193,3 +195,15 @@ def test_the_settings_decide_how_many_train_at_a_time(workspace: Workspace, monk
         path.write_text(text.replace("  runner:", f"  gpus: {before}\n  runner:"))
         ensure_limits(workspace.root)
     assert slots() == before
+
+
+def test_waiting_for_a_slot_is_no_error(
+    server: Server, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Beside a long training, others wait in short turns: nobody shall read an error for each of them."""
+    limits.ensure_limits()
+    monkeypatch.setattr(limits, "_LOOK_EVERY_S", 0.3)
+    monkeypatch.setattr(limits, "can_end", lambda: True)
+    with limits.held("params"):
+        assert limits._entered("params") is None
+    assert [record.getMessage() for record in caplog.records if record.levelname == "ERROR"] == []
