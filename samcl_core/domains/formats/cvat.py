@@ -13,7 +13,7 @@ from defusedxml.ElementTree import iterparse
 
 from samcl_core.domains.annotations import Shape, Shapes
 from samcl_core.domains.formats.base import ReadOptions, SourceImage
-from samcl_core.domains.formats.index import ImageIndex
+from samcl_core.domains.formats.index import ImageIndex, each_once
 from samcl_core.domains.formats.outlines import box_outline, ellipse_outline, united
 from samcl_core.domains.formats.reading import (
     MAX_BYTES,
@@ -63,16 +63,7 @@ class CvatFormat:
         if not files:
             raise LayoutError(f"{root}: expected {self.summary}", hint="set the domain's format to auto")
         index = ImageIndex(root)
-        images: dict[Path, SourceImage] = {}
-        for file in files:
-            for entry, image in _images(file, root, index):
-                assert image.image is not None
-                if image.image in images:
-                    other = images[image.image].annotation
-                    assert other is not None
-                    raise entry.wrong(f"each image once; {other.files[0].name} has an entry of it before")
-                images[image.image] = image
-        return with_test_split(list(images.values()))
+        return with_test_split(each_once(entry for file in files for entry in _images(file, root, index)))
 
 
 def _files(root: Path) -> list[Path]:

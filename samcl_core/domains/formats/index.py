@@ -5,14 +5,15 @@ from __future__ import annotations
 import posixpath
 import re
 import reprlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path, PurePosixPath
 
+from samcl_core.domains.formats.base import SourceImage
 from samcl_core.domains.formats.reading import Value, folders_of, safe_file, split_of_path
 from samcl_core.domains.images import IMAGE_SUFFIXES
 from samcl_core.errors import UnsafeFileError
 
-__all__ = ["ImageIndex", "plain_path"]
+__all__ = ["ImageIndex", "each_once", "plain_path"]
 
 _MAX_DEPTH = 32
 _IMAGE_FOLDERS = frozenset({"images", "image", "imgs", "img", "jpegimages"})
@@ -119,3 +120,20 @@ class ImageIndex:
         """
         found = self.root / path
         return safe_file(self.root, found) if found.is_symlink() else found
+
+
+def each_once(entries: Iterable[tuple[Value, SourceImage]]) -> list[SourceImage]:
+    """The images of annotation files that list each of theirs, with the entry that does.
+
+    Raises:
+        DataError: an image is listed twice.
+    """
+    images: dict[Path, SourceImage] = {}
+    for entry, image in entries:
+        assert image.image is not None
+        if image.image in images:
+            other = images[image.image].annotation
+            assert other is not None
+            raise entry.wrong(f"each image once; {other.files[0].name} has an entry of it before")
+        images[image.image] = image
+    return list(images.values())
