@@ -126,14 +126,34 @@ class PromptParams(_Section):
     keep_existing: bool = True
 
 
-class AdapterParams(_Section):
-    """Which module. Null options take the profile's value."""
+_AUGMODULE = "augmodule"
 
-    kind: str = "augmodule"
+
+class AdapterParams(_Section):
+    """Which module. Null options take the profile's value; other kinds than ``augmodule`` have options of their own."""
+
+    model_config = ConfigDict(extra="allow")
+
+    kind: str = _AUGMODULE
     rank: int = Field(10, ge=1, le=256)
     window_heatmap: Literal["crop", "shrink"] | None = None
     neck_axes: Literal["image", "transposed"] | None = None
     point_labels: Literal["signed", "ignored"] | None = None
+
+    @model_validator(mode="after")
+    def _options_fit_the_kind(self) -> AdapterParams:
+        own = {"window_heatmap", "neck_axes", "point_labels"}
+        given = {name for name in self.model_fields_set if getattr(self, name) is not None}
+        unknown = sorted(self.model_extra or {}) if self.kind == _AUGMODULE else sorted(own & given)
+        if unknown:
+            raise ValueError("\n".join(f"{name}: unknown option of kind {self.kind!r}" for name in unknown))
+        return self
+
+    def options(self) -> dict[str, Any]:
+        """What the kind's builder gets: every option of an ``augmodule``, of other kinds those that were given."""
+        if self.kind == _AUGMODULE:
+            return self.model_dump(exclude={"kind"})
+        return self.model_dump(exclude={"kind"}, exclude_unset=True, exclude_none=True)
 
 
 class TrainParams(_Section):
@@ -345,7 +365,7 @@ class Params(_Section):
         is_sam2 = isinstance(backbone, dict) and str(backbone.get("name", "")).startswith("sam2")
         for section, options in PROFILES.get(str(filled.get("profile", "default")), {}).items():
             given = filled.get(section, {})
-            if not isinstance(given, dict):
+            if not isinstance(given, dict) or (section == "adapter" and given.get("kind", _AUGMODULE) != _AUGMODULE):
                 continue
             # The published code changed the mask upsampling of SAM only; its SAM 2 path kept the official bilinear one.
             published = {"upsampling": "bilinear"} if is_sam2 and "upsampling" in options else {}
@@ -434,7 +454,7 @@ def _override_problems(section: _Section, values: Mapping[str, Any], where: str)
 
 def _overridden(section: _SectionT, values: Mapping[str, Any]) -> _SectionT:
     given = {key: value for key, value in values.items() if value is not None}
-    return type(section).model_validate({**section.model_dump(), **given})
+    return type(section).model_validate({**section.model_dump(exclude_unset=True), **given})
 
 
 def problems_of(exc: ValidationError, prefix: str = "") -> list[str]:

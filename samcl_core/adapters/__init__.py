@@ -1,7 +1,14 @@
 """Adapters: what a module is made of, and what it does inside the frozen suffix of a backbone."""
 
 from samcl_core.adapters.augmodule import AugModule, AugModuleConfig, build_augmodule
-from samcl_core.adapters.base import Adapter, ModuleTensors, build_adapter, register_adapter, registered_adapters
+from samcl_core.adapters.base import (
+    Adapter,
+    ModuleTensors,
+    build_adapter,
+    gathered,
+    register_adapter,
+    registered_adapters,
+)
 
 __all__ = [
     "Adapter",
@@ -10,6 +17,7 @@ __all__ = [
     "ModuleTensors",
     "build_adapter",
     "build_augmodule",
+    "gathered",
     "register_adapter",
     "registered_adapters",
 ]

@@ -7,10 +7,10 @@ from typing import Any, Protocol
 
 from torch import Tensor
 
-from samcl_core.backbones.base import AdapterSite, Prompts, SuffixHooks
-from samcl_core.errors import ConfigError
+from samcl_core.backbones.base import AdapterSite, PrefixPlan, Prompts, SuffixHooks
+from samcl_core.errors import BankError, ConfigError, PromptError
 
-__all__ = ["Adapter", "ModuleTensors", "build_adapter", "register_adapter", "registered_adapters"]
+__all__ = ["Adapter", "ModuleTensors", "build_adapter", "gathered", "register_adapter", "registered_adapters"]
 
 ModuleTensors = dict[str, Tensor]
 """A module's trained tensors by name. Stacked modules have one leading dimension more: (M, ...)."""
@@ -22,10 +22,12 @@ class Adapter(Protocol):
     Attributes:
         kind: registered name, written into ``module.json``.
         site: where it acts.
+        plan: what it needs of a prefix: where the frozen part ends, and which side features.
     """
 
     kind: str
     site: AdapterSite
+    plan: PrefixPlan
 
     def parameters(self) -> dict[str, Any]:
         """The settings that ``module.json`` must hold to build this adapter again (JSON values)."""
@@ -36,11 +38,18 @@ class Adapter(Protocol):
         ...
 
     def fresh(self, seed: int) -> ModuleTensors:
-        """float32 tensors of a new module, same seed same bytes; such a module changes nothing."""
+        """float32 tensors of a new module, same seed same bytes.
+
+        Such a module changes nothing; where the method adds tokens to an attention, it changes as little as it can.
+        """
         ...
 
     def null(self) -> ModuleTensors:
-        """float32 tensors that change nothing, bit for bit: the plain backbone as a module."""
+        """float32 zeros, the plain backbone as a module: the masks are the plain ones.
+
+        Bit for bit where the adapter adds to frozen results; within rounding where attention has to be computed by
+        ``blocks.attend``.
+        """
         ...
 
     def hooks(self, tensors: Mapping[str, Tensor], prompts: Prompts, index: Tensor | None = None) -> SuffixHooks:
@@ -50,6 +59,10 @@ class Adapter(Protocol):
             tensors: one module's tensors, or M modules' stacked tensors when ``index`` is given.
             prompts: the batch's prompts (B rows), on the device of ``tensors``.
             index: (B,) int64, the row of ``tensors`` for each sample; ``None`` applies the one module to all.
+
+        Raises:
+            BankError: tensors are missing or have other shapes than this adapter's.
+            PromptError: ``index`` has another length than the prompts.
         """
         ...
 
@@ -86,3 +99,25 @@ def build_adapter(kind: str, site: AdapterSite, **parameters: Any) -> Adapter:
         return _BUILDERS[kind](site, **parameters)
     except (TypeError, ValueError) as exc:
         raise ConfigError(f"adapter {kind}", [str(exc)]) from exc
+
+
+def gathered(
+    adapter: Adapter, tensors: Mapping[str, Tensor], prompts: Prompts, index: Tensor | None
+) -> Mapping[str, Tensor]:
+    """The tensors of one batch: ``tensors`` as they are without ``index``, else (B, ...) rows of stacked ones.
+
+    Raises:
+        BankError: tensors are missing or have other shapes than the adapter's.
+        PromptError: ``index`` has another length than the prompts.
+    """
+    for name, shape in adapter.shapes().items():
+        if name not in tensors:
+            raise BankError(f"module tensor {name} is missing, expected shape {shape}")
+        found = tuple(tensors[name].shape if index is None else tensors[name].shape[1:])
+        if found != shape:
+            raise BankError(f"module tensor {name} has shape {found}, expected {shape}")
+    if index is None:
+        return tensors
+    if index.shape != (len(prompts),):
+        raise PromptError(f"index has shape {tuple(index.shape)}, expected ({len(prompts)},)")
+    return {name: tensors[name].index_select(0, index) for name in adapter.shapes()}

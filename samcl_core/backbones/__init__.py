@@ -1,6 +1,17 @@
 """Backbones: frozen promptable segmenters, split into a prefix and a suffix that modules adapt."""
 
-from samcl_core.backbones.base import FRAME_PX, AdapterSite, Backbone, Masks, Prefix, Prompts, SuffixHooks
+from samcl_core.backbones.base import (
+    FRAME_PX,
+    AdapterSite,
+    Backbone,
+    Decoding,
+    Hooks,
+    Masks,
+    Prefix,
+    PrefixPlan,
+    Prompts,
+    SuffixHooks,
+)
 from samcl_core.backbones.build import load_backbone, register_backbone, registered_backbones, resolve_device
 from samcl_core.backbones.checkpoints import KNOWN, Checkpoint, checkpoint_dir, fetch, is_present, locate
 from samcl_core.backbones.frozen import weights_digest
@@ -14,9 +25,12 @@ __all__ = [
     "AdapterSite",
     "Backbone",
     "Checkpoint",
+    "Decoding",
+    "Hooks",
     "Masks",
     "NanoConfig",
     "Prefix",
+    "PrefixPlan",
     "Prompts",
     "Sam2Backbone",
     "SamBackbone",

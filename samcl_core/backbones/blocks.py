@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from samcl_core.backbones.base import SuffixHooks
 
-__all__ = ["join_windows", "run_block", "split_windows"]
+__all__ = ["attend", "join_windows", "relative_bias", "run_block", "split_windows"]
 
 
 def split_windows(x: Tensor, window: int) -> Tensor:
@@ -31,8 +32,67 @@ def join_windows(windows: Tensor, height: int, width: int) -> Tensor:
     return x.reshape(-1, rows * window, columns * window, channels)[:, :height, :width]
 
 
+def relative_bias(attn: Any, q: Tensor, height: int, width: int) -> Tensor | None:
+    """SAM's decomposed relative positions as an additive bias, (B, heads, h * w, h * w); ``None`` where it has none.
+
+    Args:
+        attn: an attention of either official package; SAM 2's trunk has no relative positions.
+        q: (B, heads, h * w, d) queries, not scaled.
+        height: h.
+        width: w.
+    """
+    if not getattr(attn, "use_rel_pos", False):
+        return None
+    rows = torch.arange(height, device=q.device)
+    columns = torch.arange(width, device=q.device)
+    grid = q.reshape(*q.shape[:2], height, width, -1)
+    by_row = torch.einsum("bnhwc,hkc->bnhwk", grid, _table(attn.rel_pos_h, height)[rows[:, None] - rows + height - 1])
+    by_column = torch.einsum(
+        "bnhwc,wkc->bnhwk", grid, _table(attn.rel_pos_w, width)[columns[:, None] - columns + width - 1]
+    )
+    return (by_row[..., :, None] + by_column[..., None, :]).flatten(4).flatten(2, 3)
+
+
+def _table(positions: Tensor, size: int) -> Tensor:
+    """(2 * size - 1, d) relative positions, stretched linearly where the checkpoint has another number."""
+    length = 2 * size - 1
+    if len(positions) == length:
+        return positions
+    return F.interpolate(positions.T[None], size=length, mode="linear")[0].T
+
+
+def attend(attn: Any, x: Tensor, index: int, hooks: SuffixHooks) -> Tensor:
+    """What ``attn(x)`` computes, with the modules' projections and their additional keys and values.
+
+    Args:
+        attn: an attention of either official package that keeps width and resolution.
+        x: (B * W, h, w, C), as in ``SuffixHooks.attention``.
+        index: the block's number.
+        hooks: what acts; its ``project`` and ``context`` are called.
+
+    Returns:
+        (B * W, h, w, C); equal to ``attn(x)`` within rounding when the hooks change nothing.
+    """
+    batch, height, width, _ = x.shape
+    qkv = hooks.project(index, x, attn.qkv(x)).reshape(batch, height * width, 3, attn.num_heads, -1)
+    q, k, v = qkv.permute(2, 0, 3, 1, 4)
+    bias = relative_bias(attn, q, height, width)
+    if (more := hooks.context(index)) is not None:
+        k, v = (torch.cat([_heads(part, batch, attn.num_heads), own], 2) for part, own in ((more[0], k), (more[1], v)))
+        bias = None if bias is None else F.pad(bias, (more[0].shape[1], 0))
+    out = F.scaled_dot_product_attention(q, k, v, attn_mask=bias)
+    projected: Tensor = attn.proj(out.transpose(1, 2).reshape(batch, height, width, -1))
+    return projected
+
+
+def _heads(tokens: Tensor, batch: int, heads: int) -> Tensor:
+    """(B, P, C) tokens to (B * W, heads, P, C / heads): the same in every window of an image."""
+    split = tokens.reshape(*tokens.shape[:2], heads, -1).transpose(1, 2)
+    return split.repeat_interleave(batch // len(tokens), 0)
+
+
 def run_block(block: Any, x: Tensor, index: int, hooks: SuffixHooks | None) -> Tensor:
-    """What ``block(x)`` computes, with ``hooks.attention`` between attention and residual.
+    """What ``block(x)`` computes, with the hooks at its input, inside its attention and before the residual.
 
     Serves the blocks of ``segment_anything`` and those of SAM 2's trunk that keep width and resolution: their forward
     passes are the same in eval mode.
@@ -49,10 +109,12 @@ def run_block(block: Any, x: Tensor, index: int, hooks: SuffixHooks | None) -> T
     if hooks is None:
         plain: Tensor = block(x)
         return plain
+    x = hooks.block_input(index, x)
     normed: Tensor = block.norm1(x)
     if block.window_size > 0:
         normed = split_windows(normed, block.window_size)
-    attended = hooks.attention(index, normed, block.attn(normed))
+    attended = attend(block.attn, normed, index, hooks) if hooks.is_inside else block.attn(normed)
+    attended = hooks.attention(index, normed, attended)
     if block.window_size > 0:
         attended = join_windows(attended, x.shape[1], x.shape[2])
     x = x + attended

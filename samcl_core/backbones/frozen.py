@@ -85,8 +85,8 @@ def squash(image: np.ndarray, size_px: int) -> np.ndarray:
     return np.array(picture)
 
 
-def scaled(prompts: Prompts, size_px: int) -> Prompts:
-    """Prompts of the 1024 frame in pixels of a ``size_px`` square.
+def scaled(prompts: Prompts, size_px: int, mask_px: int) -> Prompts:
+    """Prompts of the 1024 frame in pixels of a ``size_px`` square; mask prompts stay as they are.
 
     Raises:
         PromptError: shapes of points, labels and boxes do not agree.
@@ -98,9 +98,12 @@ def scaled(prompts: Prompts, size_px: int) -> Prompts:
         )
     if prompts.boxes is not None and prompts.boxes.shape != (len(prompts), 4):
         raise PromptError(f"boxes are {tuple(prompts.boxes.shape)}, expected ({len(prompts)}, 4)")
+    expected = (len(prompts), 1, mask_px, mask_px)
+    if prompts.masks is not None and prompts.masks.shape != expected:
+        raise PromptError(f"mask prompts are {tuple(prompts.masks.shape)}, expected {expected}")
     factor = size_px / FRAME_PX
     boxes = None if prompts.boxes is None else prompts.boxes.float() * factor
-    return Prompts(prompts.points.float() * factor, prompts.labels, boxes)
+    return Prompts(prompts.points.float() * factor, prompts.labels, boxes, prompts.masks)
 
 
 def decode_by_count(prompts: Prompts, decode: Callable[[Any, Prompts], Masks]) -> Masks:
@@ -121,7 +124,8 @@ def decode_by_count(prompts: Prompts, decode: Callable[[Any, Prompts], Masks]) -
     for size in sizes:
         rows = (counts == size).nonzero()[:, 0]
         boxes = None if prompts.boxes is None else prompts.boxes[rows]
-        parts.append(decode(rows, Prompts(points[rows, :size], labels[rows, :size], boxes)))
+        masks = None if prompts.masks is None else prompts.masks[rows]
+        parts.append(decode(rows, Prompts(points[rows, :size], labels[rows, :size], boxes, masks)))
         taken.append(rows)
     back = torch.cat(taken).argsort()
     return Masks(torch.cat([part.logits for part in parts])[back], torch.cat([part.iou for part in parts])[back])

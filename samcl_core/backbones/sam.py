@@ -8,11 +8,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from samcl_core.backbones.base import AdapterSite, Masks, Prefix, Prompts, SuffixHooks
+from samcl_core.backbones.base import AdapterSite, Decoding, Masks, Prefix, PrefixPlan, Prompts, SuffixHooks
 from samcl_core.backbones.blocks import run_block
 from samcl_core.backbones.frozen import decode_by_count, freeze, scaled, squash, weights_digest
 
-__all__ = ["SAM_NAMES", "SamBackbone", "build_sam", "decode_batch"]
+__all__ = ["SAM_NAMES", "SamBackbone", "build_sam", "decode_batch", "high_frequency"]
+
+_DEFAULT_PLAN = PrefixPlan()
 
 SAM_NAMES = {"sam_vit_b": "vit_b", "sam_vit_l": "vit_l", "sam_vit_h": "vit_h"}
 
@@ -28,9 +30,12 @@ def build_sam(name: str) -> nn.Module:
 
 
 class SamBackbone:
-    """A SAM of any size. Modules act from block ``depth * 7 // 12`` on (block 7 of ViT-B) and around the neck.
+    """A SAM of any size. Modules act from block ``depth * 7 // 12`` on (block 7 of ViT-B), around the neck and in the
+    mask decoder.
 
-    Mask token 0 is returned (the official ``multimask_output=False``).
+    Mask token 0 is returned (the official ``multimask_output=False``). Side features on demand: ``patches`` (G, G, C),
+    the patch embedding without positions; ``high_frequency`` (3, S, S), see ``high_frequency``; ``first_global``
+    (G, G, C), the output of the first block with global attention.
     """
 
     def __init__(self, name: str, sam: Any, *, sha256: str, is_pretrained: bool) -> None:
@@ -49,7 +54,23 @@ class SamBackbone:
             grid=self.image_size // int(encoder.patch_embed.proj.stride[0]),
             blocks=blocks,
             windows=tuple(int(encoder.blocks[index].window_size) for index in blocks),
+            heads=int(encoder.blocks[-1].attn.num_heads),
+            sides=self._sides(),
+            decoder={key: tuple(value.shape) for key, value in sam.mask_decoder.named_parameters()},
+            decoder_dim=int(sam.mask_decoder.transformer_dim),
         )
+
+    def _sides(self) -> dict[str, tuple[int, ...]]:
+        encoder = self._sam.image_encoder
+        grid = self.image_size // int(encoder.patch_embed.proj.stride[0])
+        tokens = (grid, grid, int(encoder.patch_embed.proj.out_channels))
+        sides: dict[str, tuple[int, ...]] = {
+            "patches": tokens,
+            "high_frequency": (3, self.image_size, self.image_size),
+        }
+        if any(block.window_size == 0 for block in encoder.blocks):
+            sides["first_global"] = tokens
+        return sides
 
     @property
     def device(self) -> torch.device:
@@ -83,13 +104,36 @@ class SamBackbone:
         return normed.contiguous()
 
     @torch.no_grad()
-    def prefix(self, pixels: Tensor) -> Prefix:
-        """(B, 3, S, S) preprocessed pixels to tokens before the first adapted block, and their mean."""
+    def prefix(self, pixels: Tensor, plan: PrefixPlan = _DEFAULT_PLAN) -> Prefix:
+        """(B, 3, S, S) preprocessed pixels to tokens before the first adapted block or after the neck, and their mean.
+
+        Raises:
+            ConfigError: ``plan`` asks for side features that there are not.
+        """
+        plan.check(self.site)
         encoder = self._sam.image_encoder
-        x = encoder.patch_embed(pixels) + encoder.pos_embed
-        for block in encoder.blocks[: self.site.blocks[0]]:
+        side: dict[str, Tensor] = {}
+        x = encoder.patch_embed(pixels)
+        if "patches" in plan.side:
+            side["patches"] = x
+        if "high_frequency" in plan.side:
+            side["high_frequency"] = high_frequency(pixels)
+        x = x + encoder.pos_embed
+        first_global = next((i for i, block in enumerate(encoder.blocks) if block.window_size == 0), -1)
+        split = self.site.blocks[0]
+        tokens = x
+        for index, block in enumerate(encoder.blocks):
+            is_needed = plan.split == "encoder" or ("first_global" in plan.side and index <= first_global)
+            if index >= split and not is_needed:
+                break
             x = block(x)
-        return Prefix(tokens=x, embedding=x.mean(dim=(1, 2)))
+            tokens = x if index == split - 1 else tokens
+            if index == first_global and "first_global" in plan.side:
+                side["first_global"] = x
+        embedding = tokens.mean(dim=(1, 2))
+        if plan.split == "encoder":
+            tokens = encoder.neck(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+        return Prefix(tokens, embedding, side, plan.split)
 
     def suffix(
         self, prefix: Prefix, prompts: Prompts, hooks: SuffixHooks | None = None, *, training: bool = False
@@ -101,15 +145,27 @@ class SamBackbone:
 
         Raises:
             PromptError: shapes of points, labels and boxes do not agree.
+            BankError: the prefix is not what the hooks need.
         """
+        if hooks is not None:
+            hooks.begin(prefix)
         features = self.encode(prefix, hooks)
-        prompts = scaled(prompts, self.image_size)
-        return decode_by_count(prompts, lambda rows, part: self._decode(features[rows], part))
+        prompts = scaled(prompts, self.image_size, 4 * self.site.grid)
+        everything = torch.arange(len(features), device=features.device)
+
+        def decode(rows: Any, part: Prompts) -> Masks:
+            side = {name: value[rows] for name, value in prefix.side.items()}
+            call = self._call(features[rows], everything[rows], side, part)
+            return call.plain() if hooks is None else hooks.decode(call)
+
+        return decode_by_count(prompts, decode)
 
     def encode(self, prefix: Prefix, hooks: SuffixHooks | None = None) -> Tensor:
         """Adapted blocks and neck: (B, neck_dim, G, G) image embeddings for the mask decoder."""
         encoder = self._sam.image_encoder
         x = prefix.tokens.to(encoder.pos_embed.dtype)
+        if prefix.split == "encoder":
+            return x.permute(0, 3, 1, 2).contiguous()
         for index in self.site.blocks:
             x = run_block(encoder.blocks[index], x, index, hooks)
         if hooks is not None:
@@ -117,13 +173,32 @@ class SamBackbone:
         features: Tensor = encoder.neck(x.permute(0, 3, 1, 2))
         return features if hooks is None else hooks.neck_output(features)
 
-    def _decode(self, features: Tensor, prompts: Prompts) -> Masks:
+    def _call(self, features: Tensor, rows: Tensor, side: dict[str, Tensor], prompts: Prompts) -> Decoding:
         encoder = self._sam.prompt_encoder
-        # The official encoder pads where there is no box; a box alone goes without points at all.
-        has_points = prompts.labels.shape[1] > 0 or prompts.boxes is None
+        # The official encoder pads where there is no box; a box or a mask alone goes without points at all.
+        has_points = prompts.labels.shape[1] > 0 or (prompts.boxes is None and prompts.masks is None)
         points = (prompts.points, prompts.labels) if has_points else None
-        sparse, dense = encoder(points=points, boxes=prompts.boxes, masks=None)
-        return decode_batch(self._sam.mask_decoder, features, encoder.get_dense_pe(), sparse, dense)
+        sparse, dense = encoder(points=points, boxes=prompts.boxes, masks=prompts.masks)
+        position = encoder.get_dense_pe()
+        return Decoding(self._sam.mask_decoder, features, position, sparse, dense, rows, _decode_call, side)
+
+
+def high_frequency(pixels: Tensor, share: float = 0.25) -> Tensor:
+    """(B, 3, S, S) pixels without their low frequencies, as SAM-Adapter takes them (arXiv 2304.09148, section 3.2).
+
+    The centre of the shifted spectrum, a square of ``share`` of its area, is set to zero; the result is the absolute
+    value of the real part.
+    """
+    height, width = pixels.shape[-2:]
+    half = int((height * width * share) ** 0.5 // 2)
+    spectrum = torch.fft.fftshift(torch.fft.fft2(pixels.float()), dim=(-2, -1))
+    spectrum[..., height // 2 - half : height // 2 + half, width // 2 - half : width // 2 + half] = 0
+    back: Tensor = torch.fft.ifft2(torch.fft.ifftshift(spectrum, dim=(-2, -1))).real.abs()
+    return back
+
+
+def _decode_call(call: Decoding, decoder: nn.Module) -> Masks:
+    return decode_batch(decoder, call.features, call.position, call.sparse, call.dense)
 
 
 def decode_batch(decoder: Any, features: Tensor, position: Tensor, sparse: Tensor, dense: Tensor) -> Masks:

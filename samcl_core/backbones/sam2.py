@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from samcl_core.backbones.base import AdapterSite, Masks, Prefix, Prompts, SuffixHooks
+from samcl_core.backbones.base import AdapterSite, Decoding, Masks, Prefix, PrefixPlan, Prompts, SuffixHooks
 from samcl_core.backbones.blocks import run_block
 from samcl_core.backbones.frozen import decode_by_count, draw_weights, freeze, scaled, squash, weights_digest
 
@@ -24,6 +24,7 @@ SAM2_NAMES = {
     "sam2.1_hiera_large": "sam2.1_hiera_l.yaml",
 }
 
+_DEFAULT_PLAN = PrefixPlan()
 _MEAN = (0.485, 0.456, 0.406)
 _STD = (0.229, 0.224, 0.225)
 _STAGE = 2  # modules act in the third stage, as wide as the level that feeds the mask decoder
@@ -88,6 +89,9 @@ class Sam2Backbone:
             grid=int(model.sam_image_embedding_size),
             blocks=blocks,
             windows=tuple(int(trunk.blocks[index].window_size) for index in blocks),
+            heads=int(trunk.blocks[last].attn.num_heads),
+            decoder={key: tuple(value.shape) for key, value in model.sam_mask_decoder.named_parameters()},
+            decoder_dim=int(model.sam_mask_decoder.transformer_dim),
         )
 
     @property
@@ -122,11 +126,16 @@ class Sam2Backbone:
         return (pixels - mean[:, None, None]) / std[:, None, None]
 
     @torch.no_grad()
-    def prefix(self, pixels: Tensor) -> Prefix:
+    def prefix(self, pixels: Tensor, plan: PrefixPlan = _DEFAULT_PLAN) -> Prefix:
         """(B, 3, S, S) preprocessed pixels to tokens before the first adapted block, their mean, and the side features.
 
-        Side features: ``high_res_0`` (B, D/8, S/4, S/4) and ``high_res_1`` (B, D/4, S/8, S/8) for D decoder channels.
+        Side features: ``high_res_0`` (B, D/8, S/4, S/4) and ``high_res_1`` (B, D/4, S/8, S/8) for D decoder channels,
+        always and no others. With the split ``encoder`` the tokens are the decoder's input.
+
+        Raises:
+            ConfigError: ``plan`` asks for side features that there are not.
         """
+        plan.check(self.site)
         trunk = self._model.image_encoder.trunk
         x = trunk.patch_embed(pixels)
         x = x + trunk._get_pos_embed(x.shape[1:3])
@@ -140,7 +149,10 @@ class Sam2Backbone:
             "high_res_0": decoder.conv_s0(self._lateral(0, stages[0])),
             "high_res_1": decoder.conv_s1(self._lateral(1, stages[1])),
         }
-        return Prefix(tokens=x, embedding=x.mean(dim=(1, 2)), side=side)
+        prefix = Prefix(tokens=x, embedding=x.mean(dim=(1, 2)), side=side)
+        if plan.split == "encoder":
+            prefix = Prefix(self.encode(prefix).permute(0, 2, 3, 1), prefix.embedding, side, "encoder")
+        return prefix
 
     def suffix(
         self, prefix: Prefix, prompts: Prompts, hooks: SuffixHooks | None = None, *, training: bool = False
@@ -156,19 +168,26 @@ class Sam2Backbone:
 
         Raises:
             PromptError: shapes of points, labels and boxes do not agree.
+            BankError: the prefix is not what the hooks need.
         """
+        if hooks is not None:
+            hooks.begin(prefix)
         features = self.encode(prefix, hooks)
-        high = [prefix.side[name].to(features.dtype) for name in ("high_res_0", "high_res_1")]
+        everything = torch.arange(len(features), device=features.device)
 
         def decode(rows: Any, part: Prompts) -> Masks:
-            return self._decode(features[rows], [level[rows] for level in high], part, training)
+            side = {name: value[rows].to(features.dtype) for name, value in prefix.side.items()}
+            call = self._call(features[rows], everything[rows], side, part, training)
+            return call.plain() if hooks is None else hooks.decode(call)
 
-        return decode_by_count(scaled(prompts, self.image_size), decode)
+        return decode_by_count(scaled(prompts, self.image_size, 4 * self.site.grid), decode)
 
     def encode(self, prefix: Prefix, hooks: SuffixHooks | None = None) -> Tensor:
         """The rest of trunk and neck: (B, D, G, G) image embeddings for the mask decoder."""
         trunk = self._model.image_encoder.trunk
         x = prefix.tokens.to(trunk.pos_embed.dtype)
+        if prefix.split == "encoder":
+            return x.permute(0, 3, 1, 2).contiguous()
         for index in self.site.blocks:
             x = run_block(trunk.blocks[index], x, index, hooks)
         middle = x.permute(0, 3, 1, 2)
@@ -187,23 +206,37 @@ class Sam2Backbone:
         out: Tensor = self._model.image_encoder.neck.convs[3 - level](x)
         return out
 
-    def _decode(self, features: Tensor, high: list[Tensor], prompts: Prompts, training: bool) -> Masks:
-        encoder, decoder = self._model.sam_prompt_encoder, self._model.sam_mask_decoder
+    def _call(
+        self, features: Tensor, rows: Tensor, side: dict[str, Tensor], prompts: Prompts, training: bool
+    ) -> Decoding:
+        encoder = self._model.sam_prompt_encoder
         points, labels = _with_corners(prompts)
-        sparse, dense = encoder(points=(points, labels), boxes=None, masks=None)
-        inputs = {
-            "image_embeddings": features,
-            "image_pe": encoder.get_dense_pe(),
-            "sparse_prompt_embeddings": sparse,
-            "dense_prompt_embeddings": dense,
-            "repeat_image": False,
-            "high_res_features": high,
-        }
-        if training:
-            logits, iou = decoder.predict_masks(**inputs)[:2]
-            return Masks(logits[:, :1], iou[:, :1])
-        logits, iou = decoder(**inputs, multimask_output=False)[:2]
-        return Masks(logits, iou)
+        sparse, dense = encoder(points=(points, labels), boxes=None, masks=prompts.masks)
+        run = _decode_training if training else _decode
+        decoder = self._model.sam_mask_decoder
+        return Decoding(decoder, features, encoder.get_dense_pe(), sparse, dense, rows, run, side)
+
+
+def _decode(call: Decoding, decoder: Any) -> Masks:
+    logits, iou = decoder(**_inputs(call), multimask_output=False)[:2]
+    return Masks(logits, iou)
+
+
+def _decode_training(call: Decoding, decoder: Any) -> Masks:
+    """Mask token 0, whatever its stability."""
+    logits, iou = decoder.predict_masks(**_inputs(call))[:2]
+    return Masks(logits[:, :1], iou[:, :1])
+
+
+def _inputs(call: Decoding) -> dict[str, Any]:
+    return {
+        "image_embeddings": call.features,
+        "image_pe": call.position,
+        "sparse_prompt_embeddings": call.sparse,
+        "dense_prompt_embeddings": call.dense,
+        "repeat_image": False,
+        "high_res_features": [call.side["high_res_0"], call.side["high_res_1"]],
+    }
 
 
 def _with_corners(prompts: Prompts) -> tuple[Tensor, Tensor]:

@@ -106,7 +106,7 @@ class Ground:
     def adapter(self) -> Adapter:
         """The kind of module that is trained."""
         options = self.params.adapter
-        return build_adapter(options.kind, self.cache.backbone.site, **options.model_dump(exclude={"kind"}))
+        return build_adapter(options.kind, self.cache.backbone.site, **options.options())
 
     def samples(self, domain: str, split: str) -> list[Sample]:
         """Samples of one split of a domain."""

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from samcl_core.adapters.base import Adapter, ModuleTensors, build_adapter
-from samcl_core.backbones.base import FRAME_PX, Backbone, Masks, Prefix, Prompts
+from samcl_core.backbones.base import FRAME_PX, Backbone, Masks, Prefix, PrefixPlan, Prompts
 from samcl_core.backbones.build import load_backbone
 from samcl_core.bank import Bank, stack_modules
 from samcl_core.config import BackboneParams
@@ -105,10 +105,12 @@ class Segmenter:
         self.bank = bank
         self._adapter: Adapter | None = None
         self._stack: ModuleTensors = {}
+        self.plan = PrefixPlan()
         self.names: tuple[str, ...] = (PLAIN,)
         if bank is not None and bank.modules:
             first = bank.modules[0]
             self._adapter = build_adapter(first.kind, backbone.site, **first.parameters)
+            self.plan = self._adapter.plan
             stack = stack_modules(bank, self._adapter)
             self._stack = {name: tensor.to(backbone.device) for name, tensor in stack.items()}
             self.names = (PLAIN, *bank.names)
@@ -195,7 +197,7 @@ class Segmenter:
         for rows in _alike(prompts, batch_size):
             pixels = torch.stack([self.backbone.preprocess(images[row]) for row in rows]).to(self.backbone.device)
             batch = stack_prompts([prompts[row] for row in rows]).to(self.backbone.device)
-            masks, routing = self.segment(self.backbone.prefix(pixels), batch, [wanted[row] for row in rows])
+            masks, routing = self.segment(self.backbone.prefix(pixels, self.plan), batch, [wanted[row] for row in rows])
             for position, row in enumerate(rows):
                 size = (images[row].shape[0], images[row].shape[1])
                 mask = binarize(resize_logits(masks.logits[position : position + 1], size, upsampling)[0, 0])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from samcl_core.adapters import build_adapter
 from samcl_core.backbones import load_backbone
 from samcl_core.config import Params
 from samcl_core.stages.places import Places
@@ -13,12 +14,14 @@ __all__ = ["open_cache"]
 
 
 def open_cache(root: Path, params: Params) -> PrefixCache:
-    """The workspace's prefix cache with its backbone loaded on the device of ``params``.
+    """The workspace's prefix cache with its backbone loaded on the device of ``params``, for its kind of adapter.
 
     Raises:
         CheckpointError: the backbone's weights are missing or not the expected ones.
         UsageError: the device is not there.
+        ConfigError: the adapter's kind is unknown, its options are not accepted, or the backbone cannot carry it.
     """
     backbone = load_backbone(params.backbone, params.device)
     folder = Places(root).prefix_cache if params.cache.enabled else None
-    return PrefixCache(folder, backbone, max_gb=params.cache.max_gb, dtype=params.cache.dtype)
+    plan = build_adapter(params.adapter.kind, backbone.site, **params.adapter.options()).plan
+    return PrefixCache(folder, backbone, max_gb=params.cache.max_gb, dtype=params.cache.dtype, plan=plan)

@@ -26,7 +26,7 @@ def run(root: Path, params: Params, domain: str, progress: Progress = silent) ->
     samples = data.samples("train")
     options = params.adapter_of(domain)
     cache = open_cache(root, params)
-    adapter = build_adapter(options.kind, cache.backbone.site, **options.model_dump(exclude={"kind"}))
+    adapter = build_adapter(options.kind, cache.backbone.site, **options.options())
     result = train_module(
         cache.backbone,
         adapter,

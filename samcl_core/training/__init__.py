@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from samcl_core.training.checkpoint import clear_checkpoint
 from samcl_core.training.data import MaskCache, masks_of, prompts_of
-from samcl_core.training.loop import TrainResult, train_module
+from samcl_core.training.loop import Batch, Extra, Forward, TrainResult, train_module
 from samcl_core.training.losses import LossParts, mask_loss, resize_logits
 from samcl_core.training.prefix_cache import PrefixCache
 from samcl_core.training.schedule import learning_rate
 
 __all__ = [
+    "Batch",
+    "Extra",
+    "Forward",
     "LossParts",
     "MaskCache",
     "PrefixCache",

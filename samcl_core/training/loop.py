@@ -17,7 +17,7 @@ from torch import Tensor
 
 import samcl_core
 from samcl_core.adapters.base import Adapter, ModuleTensors
-from samcl_core.backbones.base import Backbone, Prefix, Prompts
+from samcl_core.backbones.base import Backbone, Masks, Prefix, Prompts
 from samcl_core.config import PROFILES, TrainParams
 from samcl_core.domains.layout import Sample
 from samcl_core.errors import SamclError, TrainingError
@@ -30,7 +30,7 @@ from samcl_core.training.losses import mask_loss, resize_logits
 from samcl_core.training.prefix_cache import PrefixCache
 from samcl_core.training.schedule import learning_rate
 
-__all__ = ["Batch", "TrainResult", "train_module", "training_key"]
+__all__ = ["Batch", "Extra", "Forward", "TrainResult", "train_module", "training_key"]
 
 T = TypeVar("T")
 
@@ -57,6 +57,45 @@ class Batch:
     prefix: Prefix
     prompts: Prompts
     masks: Tensor
+    samples: tuple[Sample, ...] = ()
+
+    def to(self, device: torch.device | str) -> Batch:
+        """The same batch on ``device``."""
+        prefix, masks = self.prefix.to(device, non_blocking=True), self.masks.to(device, non_blocking=True)
+        return Batch(prefix, self.prompts.to(device), masks, self.samples)
+
+
+Forward = Callable[[ModuleTensors, Batch], Masks]
+"""Answers of some tensors of the adapter in training to a batch."""
+
+
+class Extra:
+    """What a strategy of continual learning adds to the training of one adapter. This one adds nothing."""
+
+    def key(self) -> Any:
+        """JSON value of everything that the training's result depends on through this object."""
+        return None
+
+    def chosen(self, samples: Sequence[Sample], step: int) -> Sequence[Sample]:
+        """The samples of training step ``step`` (from 0): ``samples`` of the new domain, and whatever is replayed."""
+        return samples
+
+    def penalty(self, tensors: ModuleTensors, batch: Batch, found: Masks, forward: Forward) -> Tensor | None:
+        """A 0-d term that is added to the loss, or ``None``.
+
+        Args:
+            tensors: the module in training, on the training device.
+            batch: the step's batch; prefix, prompts and masks are on the training device.
+            found: what the module in training answers.
+            forward: answers of other tensors of the same adapter: ``forward(tensors, batch)``.
+        """
+        return None
+
+    def after_backward(self, tensors: ModuleTensors) -> None:
+        """Called between the gradients and the update, for strategies that freeze a part of the tensors."""
+
+
+_NOTHING = Extra()
 
 
 def train_module(
@@ -69,6 +108,7 @@ def train_module(
     seed: int,
     initial: ModuleTensors | None = None,
     checkpoint: Path | None = None,
+    extra: Extra | None = None,
     progress: Progress = silent,
 ) -> TrainResult:
     """Train a module of ``adapter`` on ``samples``; nothing but its own tensors is changed.
@@ -86,6 +126,7 @@ def train_module(
         initial: tensors to go on from, which stay as they are; ``None`` starts afresh.
         checkpoint: file to continue from and to write every ``checkpoint_every_epochs`` epochs; it stays after the
             end, so that nothing is lost until the caller has stored the result and calls ``clear_checkpoint``.
+        extra: what a strategy adds to the loss and to the batches.
         progress: called after each step.
 
     Raises:
@@ -104,7 +145,8 @@ def train_module(
     masks = MaskCache(backbone.image_size)
     cache.warm(samples, progress)
 
-    key = training_key(backbone, adapter, cache, samples, options, seed, initial)
+    extra = extra or _NOTHING
+    key = training_key(backbone, adapter, cache, samples, options, seed, initial, extra)
     resumed = None if checkpoint is None else load_checkpoint(checkpoint, key)
     state = resumed or TrainState(0, adapter.fresh(seed) if initial is None else initial)
     tensors = {name: state.tensors[name].detach().to(backbone.device, copy=True) for name in adapter.shapes()}
@@ -114,19 +156,20 @@ def train_module(
 
     for epoch in range(state.epoch, options.epochs):
         started = time.perf_counter()
-        step = epoch * steps_per_epoch
-        sums = dict.fromkeys(("focal", "dice", "iou", "total"), 0.0)
-        for batch in _batches(backbone, cache, masks, samples, _order(len(samples), seed, epoch), options.batch_size):
+        step, num_seen = epoch * steps_per_epoch, 0
+        sums: dict[str, float] = {}
+        for batch in _batches(backbone, cache, masks, samples, options, seed, epoch, extra):
             adam.param_groups[0]["lr"] = _rate(options, step, num_steps)
-            parts = _step(backbone, adapter, tensors, batch, options, adam)
+            parts = _step(backbone, adapter, tensors, batch, options, adam, extra)
             if not math.isfinite(parts["total"]):
                 raise _diverged(options, epoch, step, f"the loss is {parts['total']}")
-            sums = {name: total + parts[name] * len(batch.masks) for name, total in sums.items()}
+            sums = {name: sums.get(name, 0.0) + part * len(batch.masks) for name, part in parts.items()}
+            num_seen += len(batch.masks)
             step += 1
             progress(f"epoch {epoch + 1}/{options.epochs}, loss {parts['total']:.4f}", step, num_steps)
         if not all(bool(torch.isfinite(tensor).all()) for tensor in tensors.values()):
             raise _diverged(options, epoch, step - 1, "the module holds NaN or infinite weights")
-        means = {name: total / len(samples) for name, total in sums.items()}
+        means = {name: total / num_seen for name, total in sums.items()}
         rate = _rate(options, step - 1, num_steps)
         seconds = time.perf_counter() - started
         curve.append({"epoch": epoch + 1, "step": step, "lr": rate, **means, "seconds": seconds})
@@ -147,11 +190,13 @@ def training_key(
     options: TrainParams,
     seed: int,
     initial: ModuleTensors | None = None,
+    extra: Extra | None = None,
 ) -> str:
     """Digest of everything the trained tensors depend on. ``samples`` are sorted by id."""
     data = [[s.id, s.image_sha256, s.mask_sha256, s.points, s.labels, s.box] for s in samples]
     return digest_json(
         {
+            "extra": None if extra is None else extra.key(),
             "options": options.model_dump(exclude={"checkpoint_every_epochs"}),
             "adapter": [adapter.kind, adapter.parameters(), list(adapter.shapes().items())],
             "backbone": [backbone.name, backbone.sha256, backbone.preprocessing, backbone.image_size],
@@ -195,29 +240,46 @@ def _step(
     batch: Batch,
     options: TrainParams,
     adam: torch.optim.Adam,
+    extra: Extra = _NOTHING,
 ) -> dict[str, float]:
     """One update; returns the loss before it."""
-    device = backbone.device
-    prompts = batch.prompts.to(device)
-    truth = batch.masks.to(device, non_blocking=True)
-    prefix = batch.prefix.to(device, non_blocking=True)
-    found = backbone.suffix(prefix, prompts, adapter.hooks(tensors, prompts), training=True)
-    logits = resize_logits(found.logits, truth.shape[-1], options.upsampling or "bilinear")
-    loss = mask_loss(logits, truth, found.iou, options.loss_reduction or "mean")
+
+    def forward(of: ModuleTensors, batch: Batch) -> Masks:
+        return backbone.suffix(batch.prefix, batch.prompts, adapter.hooks(of, batch.prompts), training=True)
+
+    batch = batch.to(backbone.device)
+    found = forward(tensors, batch)
+    logits = resize_logits(found.logits, batch.masks.shape[-1], options.upsampling or "bilinear")
+    loss = mask_loss(logits, batch.masks, found.iou, options.loss_reduction or "mean")
+    penalty = extra.penalty(tensors, batch, found, forward)
     adam.zero_grad()
-    loss.total.backward()  # type: ignore[no-untyped-call]
+    (loss.total if penalty is None else loss.total + penalty).backward()  # type: ignore[no-untyped-call]
+    extra.after_backward(tensors)
     adam.step()
-    return loss.values()
+    parts = loss.values()
+    if penalty is not None:
+        parts["penalty"] = float(penalty.detach())
+        parts["total"] += parts["penalty"]
+    return parts
 
 
 def _batches(
-    backbone: Backbone, cache: PrefixCache, masks: MaskCache, samples: Sequence[Sample], order: list[int], size: int
+    backbone: Backbone,
+    cache: PrefixCache,
+    masks: MaskCache,
+    samples: Sequence[Sample],
+    options: TrainParams,
+    seed: int,
+    epoch: int,
+    extra: Extra,
 ) -> Iterator[Batch]:
     """The batches of one epoch; beside a GPU the next one is gathered while the current one is computed."""
+    order, size = _order(len(samples), seed, epoch), options.batch_size
 
     def gather(start: int) -> Batch:
-        chosen = [samples[row] for row in order[start : start + size]]
-        return Batch(cache.get(chosen), prompts_of(chosen), masks.get(chosen))
+        step = epoch * math.ceil(len(order) / size) + start // size
+        chosen = extra.chosen([samples[row] for row in order[start : start + size]], step)
+        return Batch(cache.get(chosen), prompts_of(chosen), masks.get(chosen), tuple(chosen))
 
     starts = range(0, len(order), size)
     return map(gather, starts) if backbone.device.type == "cpu" else _ahead(gather, starts)

@@ -7,12 +7,12 @@ from collections import OrderedDict, deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
-from samcl_core.backbones.base import Backbone, Prefix
+from samcl_core.backbones.base import Backbone, Prefix, PrefixPlan
 from samcl_core.domains.images import load_image
 from samcl_core.domains.layout import Sample
 from samcl_core.errors import DataError
@@ -26,21 +26,23 @@ _LAYOUT = 1
 _CUDA_BATCH = 4
 _CUDA_WORKERS = 4
 _SIDE = "side."
+_DEFAULT_PLAN = PrefixPlan()
 
 
-def cache_key(backbone: Backbone, dtype: str) -> str:
+def cache_key(backbone: Backbone, dtype: str, plan: PrefixPlan = _DEFAULT_PLAN) -> str:
     """Digest of everything a stored prefix depends on besides the image."""
-    return digest_json(
-        {
-            "layout": _LAYOUT,
-            "backbone": backbone.sha256,
-            "preprocessing": backbone.preprocessing,
-            "image_size": backbone.image_size,
-            "split": backbone.site.blocks[0],
-            "dtype": dtype,
-            "device": backbone.device.type,
-        }
-    )
+    values: dict[str, Any] = {
+        "layout": _LAYOUT,
+        "backbone": backbone.sha256,
+        "preprocessing": backbone.preprocessing,
+        "image_size": backbone.image_size,
+        "split": backbone.site.blocks[0],
+        "dtype": dtype,
+        "device": backbone.device.type,
+    }
+    if plan != _DEFAULT_PLAN:  # prefixes of the default plan are found where they were before there were plans
+        values |= {"split": plan.split, "side": list(plan.side)}
+    return digest_json(values)
 
 
 class PrefixCache:
@@ -51,6 +53,7 @@ class PrefixCache:
     Attributes:
         backbone: whose prefixes these are.
         dtype: what is kept; ``float16`` halves the space, and everything returned is float32 again.
+        plan: what the prefixes hold.
     """
 
     def __init__(
@@ -62,6 +65,7 @@ class PrefixCache:
         dtype: Literal["float32", "float16"] = "float32",
         memory_gb: float = 4.0,
         batch_size: int | None = None,
+        plan: PrefixPlan = _DEFAULT_PLAN,
     ) -> None:
         """Open the cache; nothing is read or written yet.
 
@@ -73,10 +77,13 @@ class PrefixCache:
             dtype: dtype of stored tokens and side features; embeddings stay float32.
             memory_gb: limit of the prefixes kept in memory, in 1e9 bytes.
             batch_size: images in the backbone at once; ``None`` is 1 on the CPU and 4 on a GPU.
+            plan: what the prefixes hold, ``Adapter.plan`` of the modules that will use them.
         """
         self.backbone = backbone
         self.dtype = dtype
-        self._files = None if root is None else PrefixFiles(root, cache_key(backbone, dtype)[:16], int(max_gb * 1e9))
+        self.plan = plan
+        key = cache_key(backbone, dtype, plan)[:16]
+        self._files = None if root is None else PrefixFiles(root, key, int(max_gb * 1e9))
         self._memory: OrderedDict[str, Row] = OrderedDict()
         self._memory_bytes = 0
         self._max_memory_bytes = int(memory_gb * 1e9)
@@ -95,7 +102,7 @@ class PrefixCache:
         with self._lock:
             rows, missing = self._recall(samples)
             rows.update(self._compute(missing, progress))
-        return _stack([rows[sample.image_sha256] for sample in samples])
+        return _stack([rows[sample.image_sha256] for sample in samples], self.plan)
 
     def warm(self, samples: Sequence[Sample], progress: Progress = silent) -> None:
         """Compute and store what is missing, and keep these samples in memory before all others from now on.
@@ -171,11 +178,11 @@ class PrefixCache:
     def _prefix(self, pixels: Tensor) -> Prefix:
         device = self.backbone.device
         try:
-            return self.backbone.prefix(pixels.to(device)).to("cpu")
+            return self.backbone.prefix(pixels.to(device), self.plan).to("cpu")
         except torch.OutOfMemoryError:
             if len(pixels) == 1:
                 raise
-            return Prefix.cat([self.backbone.prefix(one[None].to(device)).to("cpu") for one in pixels])
+            return Prefix.cat([self.backbone.prefix(one[None].to(device), self.plan).to("cpu") for one in pixels])
 
     def _loaded(self, samples: Sequence[Sample]) -> Iterator[Tensor]:
         """Preprocessed images in order; beside a GPU they are decoded ahead by threads."""
@@ -245,7 +252,7 @@ def _narrow(tensor: Tensor, dtype: str) -> Tensor:
     return tensor.float().clone()
 
 
-def _stack(rows: Sequence[Row]) -> Prefix:
+def _stack(rows: Sequence[Row], plan: PrefixPlan) -> Prefix:
     batch = {name: torch.stack([row[name].float() for row in rows]) for name in rows[0]}
     side = {name.removeprefix(_SIDE): tensor for name, tensor in batch.items() if name.startswith(_SIDE)}
-    return Prefix(batch["tokens"], batch["embedding"], side)
+    return Prefix(batch["tokens"], batch["embedding"], side, plan.split)

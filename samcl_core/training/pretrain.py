@@ -155,7 +155,8 @@ def _forward(network: Any, batch: PretrainBatch) -> tuple[Tensor, Tensor, Tensor
     """Embedding (B, C, G, G), logits (B * K, S, S) and predicted IoU (B * K,), from one pass for all objects."""
     embedding = network.image_encoder((batch.images - network.pixel_mean) / network.pixel_std)
     features = embedding.repeat_interleave(len(batch.prompts) // len(embedding), 0)
-    prompts, encoder = scaled(batch.prompts, NANO.image_size), network.prompt_encoder
+    encoder = network.prompt_encoder
+    prompts = scaled(batch.prompts, NANO.image_size, 4 * encoder.image_embedding_size[0])
     points = (prompts.points, prompts.labels) if prompts.labels.shape[1] else None
     sparse, dense = encoder(points=points, boxes=prompts.boxes, masks=None)
     masks = decode_batch(network.mask_decoder, features, encoder.get_dense_pe(), sparse, dense)

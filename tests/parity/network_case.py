@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from samcl_core.adapters import Adapter, ModuleTensors, build_adapter
-from samcl_core.backbones import Backbone, Masks, Prefix, Prompts, Sam2Backbone, SamBackbone, SuffixHooks
+from samcl_core.backbones import Backbone, Hooks, Masks, Prefix, Prompts, Sam2Backbone, SamBackbone, SuffixHooks
 from samcl_core.backbones.sam import build_sam
 from samcl_core.backbones.sam2 import build_sam2
 from samcl_core.config import Params, parse_params
@@ -39,7 +39,7 @@ class Tolerance:
 TOLERANCES = {"sam1": Tolerance(low_res=1e-4, iou=2e-5), "sam2": Tolerance(low_res=5e-4, iou=1e-5)}
 
 
-class Recorder:
+class Recorder(Hooks):
     """Hooks that pass everything through to a module and keep what they saw at the recorded spots."""
 
     def __init__(self, inner: SuffixHooks) -> None:

@@ -11,9 +11,8 @@ from torch import Tensor
 
 from samcl_core.adapters.augmodule.config import AugModuleConfig
 from samcl_core.adapters.augmodule.layer import AugModuleHooks
-from samcl_core.adapters.base import ModuleTensors
-from samcl_core.backbones.base import AdapterSite, Prompts
-from samcl_core.errors import BankError, PromptError
+from samcl_core.adapters.base import ModuleTensors, gathered
+from samcl_core.backbones.base import AdapterSite, PrefixPlan, Prompts
 
 __all__ = ["AugModule", "build_augmodule"]
 
@@ -26,6 +25,7 @@ class AugModule:
     """
 
     kind = "augmodule"
+    plan = PrefixPlan()
 
     def __init__(self, site: AdapterSite, config: AugModuleConfig) -> None:
         self.site = site
@@ -78,20 +78,7 @@ class AugModule:
             BankError: tensors are missing or have other shapes than this adapter's.
             PromptError: ``index`` has another length than the prompts.
         """
-        self._check(tensors, is_stacked=index is not None)
-        if index is not None:
-            if index.shape != (len(prompts),):
-                raise PromptError(f"index has shape {tuple(index.shape)}, expected ({len(prompts)},)")
-            tensors = {name: tensors[name].index_select(0, index) for name in self.shapes()}
-        return AugModuleHooks(tensors, prompts, self.site, self.config)
-
-    def _check(self, tensors: Mapping[str, Tensor], *, is_stacked: bool) -> None:
-        for name, shape in self.shapes().items():
-            if name not in tensors:
-                raise BankError(f"module tensor {name} is missing, expected shape {shape}")
-            found = tuple(tensors[name].shape[1:] if is_stacked else tensors[name].shape)
-            if found != shape:
-                raise BankError(f"module tensor {name} has shape {found}, expected {shape}")
+        return AugModuleHooks(gathered(self, tensors, prompts, index), prompts, self.site, self.config)
 
 
 def build_augmodule(site: AdapterSite, **parameters: Any) -> AugModule:

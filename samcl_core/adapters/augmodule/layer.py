@@ -10,7 +10,7 @@ from torch import Tensor
 
 from samcl_core.adapters.augmodule.config import AugModuleConfig
 from samcl_core.adapters.augmodule.heatmap import pool_heatmap, render_heatmap
-from samcl_core.backbones.base import AdapterSite, Prompts
+from samcl_core.backbones.base import AdapterSite, Hooks, Prompts
 from samcl_core.backbones.blocks import split_windows
 
 __all__ = ["AugModuleHooks"]
@@ -18,7 +18,7 @@ __all__ = ["AugModuleHooks"]
 _EPS = 1e-5
 
 
-class AugModuleHooks:
+class AugModuleHooks(Hooks):
     """``SuffixHooks`` of one batch (SAMCL, arXiv 2412.05012, section "AugModule").
 
     With the heat features P = ReLU(LN(Linear(heat-map))), in adapted block i::
