@@ -226,11 +226,17 @@ def _scan(raw: Path, name: str, options: SourceParams) -> tuple[Format, list[Sou
 
     Raises:
         LayoutError: there is nothing, or nothing that fits.
+        DataError: ``codes`` for a format without coded masks.
     """
     if not raw.is_dir():
         raise LayoutError(f"{raw} is missing", hint=f"dvc checkout data/raw/{raw.name}, or samcl ingest PATH")
     source = unwrap(raw)
     source_format = detect_format(source) if name == "auto" else get_format(name)
+    if options.codes and not getattr(source_format, "reads_codes", False):
+        raise DataError(
+            f"`codes` is given, but the format {source_format.name!r} has no mask files whose values are classes",
+            hint="remove `codes` from domain.yaml or params.yaml, or choose another format with --format",
+        )
     images = source_format.scan(source, ReadOptions(codes_of(options.codes)))
     if not images:
         raise LayoutError(f"{raw}: the folders of the format {source_format.name!r} hold no image")

@@ -83,7 +83,7 @@ class ReadOptions:
     """What a user says about a source that its files do not.
 
     Attributes:
-        codes: code in coded mask files (value, or red, green, blue) to class.
+        codes: code in coded mask files (value, or red, green, blue) to class. Only for formats with ``reads_codes``.
     """
 
     codes: Mapping[Code, str] = field(default_factory=dict)
@@ -96,6 +96,8 @@ class Format(Protocol):
         name: what ``domains.<D>.format`` calls it.
         summary: one line for error messages: what it expects to find.
         described_at: where the layout is described: an address or a paper.
+
+    A format whose mask files can be coded says ``reads_codes = True``; without it `codes` are refused.
     """
 
     name: str

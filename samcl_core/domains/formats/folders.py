@@ -57,6 +57,7 @@ class FoldersFormat:
 
     name = "folders"
     described_at = "docs/formats.md"
+    reads_codes = True
     summary = "images/ and masks/ (also per train/test), or x.jpg with x_mask.png in one folder"
 
     def matches(self, root: Path) -> bool:

@@ -21,6 +21,7 @@ class SamclFormat:
 
     name = "samcl"
     described_at = "the published SAMCL scripts read it"
+    reads_codes = True
     summary = "{train,test}/images and {train,test}/masks (val likewise), optionally masks/points.json"
 
     def matches(self, root: Path) -> bool:

@@ -66,6 +66,7 @@ class VocFormat:
 
     name = "voc"
     described_at = "http://host.robots.ox.ac.uk/pascal/VOC/voc2012/htmldoc/index.html"
+    reads_codes = True
     summary = "JPEGImages/, SegmentationClass/ and ImageSets/Segmentation/*.txt (Pascal VOC)"
 
     def matches(self, root: Path) -> bool:

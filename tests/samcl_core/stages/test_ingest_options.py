@@ -114,6 +114,13 @@ def test_each_object_is_a_sample_of_its_own(tmp_path: Path, raw: Path) -> None:
             assert all(mask[int(y * SIZE / 1024), int(x * SIZE / 1024)] for x, y in sample.points)
 
 
+def test_codes_are_refused_where_no_mask_file_can_be_coded(tmp_path: Path, raw: Path) -> None:
+    with pytest.raises(DataError, match=r"`codes` is given, but the format 'boxes' has no mask files") as caught:
+        _run(tmp_path, codes={"cat": 1})
+    assert "remove `codes`" in caught.value.hint
+    assert not (tmp_path / "data/D").exists()
+
+
 def test_classes_and_areas_choose(tmp_path: Path, raw: Path) -> None:
     _, rows = _run(tmp_path, classes=["cat"])
     assert _areas(tmp_path, rows) == {100 + 36 + 64: 3} and {row["label"] for row in rows} == {"cat"}
