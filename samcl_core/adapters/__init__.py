@@ -9,14 +9,19 @@ from samcl_core.adapters.base import (
     register_adapter,
     registered_adapters,
 )
+from samcl_core.adapters.lora import Lora, LoraConfig, LoraHooks, build_lora
 
 __all__ = [
     "Adapter",
     "AugModule",
     "AugModuleConfig",
+    "Lora",
+    "LoraConfig",
+    "LoraHooks",
     "ModuleTensors",
     "build_adapter",
     "build_augmodule",
+    "build_lora",
     "gathered",
     "register_adapter",
     "registered_adapters",
