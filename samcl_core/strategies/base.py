@@ -65,7 +65,10 @@ class Context:
         adapter: the kind of module that is trained.
         options: epochs, batch size, rates and losses of each domain's training.
         seed: of everything random.
-        folder: for checkpoints of trainings under way, so that a killed one continues; ``None`` keeps none.
+        natural: natural images by name: what a selector may know of images that shall keep getting the plain backbone.
+            No strategy trains on them.
+        folder: for checkpoints of trainings under way, so that a killed one continues; ``None`` keeps none. Whoever
+            stored the state may delete it.
         progress: called after each step.
     """
 
@@ -74,6 +77,7 @@ class Context:
     adapter: Adapter
     options: TrainParams
     seed: int
+    natural: Mapping[str, tuple[Sample, ...]] = field(default_factory=dict)
     folder: Path | None = None
     progress: Progress = silent
 

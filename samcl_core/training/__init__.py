@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from samcl_core.training.checkpoint import clear_checkpoint
 from samcl_core.training.data import MaskCache, masks_of, prompts_of
-from samcl_core.training.loop import Batch, Extra, Forward, TrainResult, train_module
+from samcl_core.training.loop import Batch, Extra, Forward, TrainResult, batch_loss, train_module
 from samcl_core.training.losses import LossParts, mask_loss, resize_logits
 from samcl_core.training.prefix_cache import PrefixCache
 from samcl_core.training.schedule import learning_rate
@@ -17,6 +17,7 @@ __all__ = [
     "MaskCache",
     "PrefixCache",
     "TrainResult",
+    "batch_loss",
     "clear_checkpoint",
     "learning_rate",
     "mask_loss",

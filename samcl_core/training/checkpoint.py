@@ -18,7 +18,7 @@ from samcl_core.tensors import load_tensors, save_tensors
 __all__ = ["TrainState", "clear_checkpoint", "load_checkpoint", "save_checkpoint"]
 
 _FORMAT = 1
-_PARTS = ("tensors", "exp_avg", "exp_avg_sq")
+_PARTS = ("tensors", "exp_avg", "exp_avg_sq", "best")
 
 
 @dataclass
@@ -32,6 +32,7 @@ class TrainState:
         exp_avg_sq: Adam's second moments.
         steps: Adam's step count by tensor name.
         curve: one entry an epoch.
+        best: the module after the best epoch so far, where there are validation samples.
     """
 
     epoch: int
@@ -40,10 +41,15 @@ class TrainState:
     exp_avg_sq: ModuleTensors = field(default_factory=dict)
     steps: dict[str, int] = field(default_factory=dict)
     curve: list[dict[str, float]] = field(default_factory=list)
+    best: ModuleTensors = field(default_factory=dict)
 
     @staticmethod
     def of(
-        epoch: int, tensors: Mapping[str, Tensor], adam: torch.optim.Adam, curve: list[dict[str, float]]
+        epoch: int,
+        tensors: Mapping[str, Tensor],
+        adam: torch.optim.Adam,
+        curve: list[dict[str, float]],
+        best: Mapping[str, Tensor],
     ) -> TrainState:
         """The state of a running training."""
         moments = {name: adam.state[tensor] for name, tensor in tensors.items() if adam.state.get(tensor)}
@@ -54,6 +60,7 @@ class TrainState:
             {name: state["exp_avg_sq"] for name, state in moments.items()},
             {name: int(state["step"]) for name, state in moments.items()},
             curve,
+            dict(best),
         )
 
     def restore(self, adam: torch.optim.Adam, tensors: Mapping[str, Tensor]) -> None:

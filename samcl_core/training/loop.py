@@ -26,11 +26,12 @@ from samcl_core.progress import Progress, silent
 from samcl_core.tensors import tensor_bytes
 from samcl_core.training.checkpoint import TrainState, load_checkpoint, save_checkpoint
 from samcl_core.training.data import MaskCache, prompts_of
-from samcl_core.training.losses import mask_loss, resize_logits
+from samcl_core.training.losses import LossParts, mask_loss, resize_logits
 from samcl_core.training.prefix_cache import PrefixCache
 from samcl_core.training.schedule import learning_rate
+from samcl_core.training.validation import val_iou
 
-__all__ = ["Batch", "Extra", "Forward", "TrainResult", "train_module", "training_key"]
+__all__ = ["Batch", "Extra", "Forward", "TrainResult", "batch_loss", "train_module", "training_key"]
 
 T = TypeVar("T")
 
@@ -42,8 +43,8 @@ class TrainResult:
     Attributes:
         tensors: float32 on the CPU, in the order of ``adapter.shapes()``.
         curve: one entry an epoch: ``epoch`` (from 1), ``step`` (done so far), ``lr`` (of the last step), ``focal``,
-            ``dice``, ``iou``, ``total`` (means over the epoch's batches, weighted by their size) and ``seconds``, which
-            differs from run to run and belongs in no digest.
+            ``dice``, ``iou``, ``total`` (means over the epoch's batches, weighted by their size), ``val_iou`` with
+            val samples, and ``seconds``, which differs from run to run and belongs in no digest.
     """
 
     tensors: ModuleTensors
@@ -52,17 +53,18 @@ class TrainResult:
 
 @dataclass(frozen=True)
 class Batch:
-    """What one step needs, on the CPU. ``masks`` is (B, S, S) uint8 at the size of the loss."""
+    """What one step needs, on the CPU. ``masks`` is (B, S, S) uint8 at the size of the loss, ``step`` counts from 0."""
 
     prefix: Prefix
     prompts: Prompts
     masks: Tensor
     samples: tuple[Sample, ...] = ()
+    step: int = 0
 
     def to(self, device: torch.device | str) -> Batch:
         """The same batch on ``device``."""
         prefix, masks = self.prefix.to(device, non_blocking=True), self.masks.to(device, non_blocking=True)
-        return Batch(prefix, self.prompts.to(device), masks, self.samples)
+        return Batch(prefix, self.prompts.to(device), masks, self.samples, self.step)
 
 
 Forward = Callable[[ModuleTensors, Batch], Masks]
@@ -109,6 +111,7 @@ def train_module(
     initial: ModuleTensors | None = None,
     checkpoint: Path | None = None,
     extra: Extra | None = None,
+    val: Sequence[Sample] = (),
     progress: Progress = silent,
 ) -> TrainResult:
     """Train a module of ``adapter`` on ``samples``; nothing but its own tensors is changed.
@@ -127,6 +130,8 @@ def train_module(
         checkpoint: file to continue from and to write every ``checkpoint_every_epochs`` epochs; it stays after the
             end, so that nothing is lost until the caller has stored the result and calls ``clear_checkpoint``.
         extra: what a strategy adds to the loss and to the batches.
+        val: validation samples: the tensors of the epoch with the best mean IoU on them are the result, of equal ones
+            the earliest; none takes the last epoch.
         progress: called after each step.
 
     Raises:
@@ -136,7 +141,7 @@ def train_module(
         DataError: an image is not the one of the manifest any more.
     """
     options = options.model_copy(update=_defaults(options))
-    samples = sorted(samples, key=lambda sample: sample.id)
+    samples = sorted(samples, key=_place)
     if not samples:
         raise TrainingError("there are 0 training samples, expected at least 1", hint="samcl ingest")
     steps_per_epoch = math.ceil(len(samples) / options.batch_size)
@@ -146,13 +151,14 @@ def train_module(
     cache.warm(samples, progress)
 
     extra = extra or _NOTHING
-    key = training_key(backbone, adapter, cache, samples, options, seed, initial, extra)
+    val = sorted(val, key=_place)
+    key = training_key(backbone, adapter, cache, samples, options, seed, initial, extra, val)
     resumed = None if checkpoint is None else load_checkpoint(checkpoint, key)
     state = resumed or TrainState(0, adapter.fresh(seed) if initial is None else initial)
     tensors = {name: state.tensors[name].detach().to(backbone.device, copy=True) for name in adapter.shapes()}
     adam = torch.optim.Adam([tensor.requires_grad_() for tensor in tensors.values()], lr=options.lr)
     state.restore(adam, tensors)
-    curve = list(state.curve)
+    curve, best = list(state.curve), dict(state.best)
 
     for epoch in range(state.epoch, options.epochs):
         started = time.perf_counter()
@@ -170,16 +176,20 @@ def train_module(
         if not all(bool(torch.isfinite(tensor).all()) for tensor in tensors.values()):
             raise _diverged(options, epoch, step - 1, "the module holds NaN or infinite weights")
         means = {name: total / num_seen for name, total in sums.items()}
+        if val:
+            means["val_iou"] = val_iou(backbone, adapter, tensors, cache, masks, val, options)
+            if means["val_iou"] > max((entry["val_iou"] for entry in curve), default=-1.0):
+                best = {name: tensor.detach().clone() for name, tensor in tensors.items()}
         rate = _rate(options, step - 1, num_steps)
         seconds = time.perf_counter() - started
         curve.append({"epoch": epoch + 1, "step": step, "lr": rate, **means, "seconds": seconds})
         is_due = (epoch + 1) % options.checkpoint_every_epochs == 0 or epoch + 1 == options.epochs
         if checkpoint is not None and is_due:
-            _save(checkpoint, key, TrainState.of(epoch + 1, tensors, adam, curve), progress, step, num_steps)
+            _save(checkpoint, key, TrainState.of(epoch + 1, tensors, adam, curve, best), progress, step, num_steps)
 
     if backbone.weights_digest() != frozen:
         raise TrainingError(f"training changed the frozen weights of {backbone.name}; the module is not usable")
-    return TrainResult({name: tensor.detach().cpu() for name, tensor in tensors.items()}, curve)
+    return TrainResult({name: (best or tensors)[name].detach().cpu() for name in tensors}, curve)
 
 
 def training_key(
@@ -191,9 +201,12 @@ def training_key(
     seed: int,
     initial: ModuleTensors | None = None,
     extra: Extra | None = None,
+    val: Sequence[Sample] = (),
 ) -> str:
-    """Digest of everything the trained tensors depend on. ``samples`` are sorted by id."""
-    data = [[s.id, s.image_sha256, s.mask_sha256, s.points, s.labels, s.box] for s in samples]
+    """Digest of everything the trained tensors depend on. ``samples`` and ``val`` are sorted."""
+    data, val_data = (
+        [[s.id, s.image_sha256, s.mask_sha256, s.points, s.labels, s.box] for s in part] for part in (samples, val)
+    )
     return digest_json(
         {
             "extra": None if extra is None else extra.key(),
@@ -202,12 +215,18 @@ def training_key(
             "backbone": [backbone.name, backbone.sha256, backbone.preprocessing, backbone.image_size],
             "cache_dtype": cache.dtype,
             "data": data,
+            "val": val_data,
             "seed": seed,
             "initial": None if initial is None else hashlib.sha256(tensor_bytes(initial)).hexdigest(),
             "device": backbone.device.type,
             "versions": [samcl_core.__version__, torch.__version__],
         }
     )
+
+
+def _place(sample: Sample) -> tuple[str, str, str]:
+    """The samples' order; images of two domains may have one id."""
+    return sample.id, sample.image_sha256, sample.mask_sha256
 
 
 def _defaults(options: TrainParams) -> dict[str, Any]:
@@ -249,8 +268,7 @@ def _step(
 
     batch = batch.to(backbone.device)
     found = forward(tensors, batch)
-    logits = resize_logits(found.logits, batch.masks.shape[-1], options.upsampling or "bilinear")
-    loss = mask_loss(logits, batch.masks, found.iou, options.loss_reduction or "mean")
+    loss = batch_loss(found, batch, options)
     penalty = extra.penalty(tensors, batch, found, forward)
     adam.zero_grad()
     (loss.total if penalty is None else loss.total + penalty).backward()  # type: ignore[no-untyped-call]
@@ -261,6 +279,12 @@ def _step(
         parts["penalty"] = float(penalty.detach())
         parts["total"] += parts["penalty"]
     return parts
+
+
+def batch_loss(found: Masks, batch: Batch, options: TrainParams) -> LossParts:
+    """The training loss of one batch, before anything that a strategy adds; all on one device."""
+    logits = resize_logits(found.logits, batch.masks.shape[-1], options.upsampling or "bilinear")
+    return mask_loss(logits, batch.masks, found.iou, options.loss_reduction or "mean")
 
 
 def _batches(
@@ -279,7 +303,7 @@ def _batches(
     def gather(start: int) -> Batch:
         step = epoch * math.ceil(len(order) / size) + start // size
         chosen = extra.chosen([samples[row] for row in order[start : start + size]], step)
-        return Batch(cache.get(chosen), prompts_of(chosen), masks.get(chosen), tuple(chosen))
+        return Batch(cache.get(chosen), prompts_of(chosen), masks.get(chosen), tuple(chosen), step)
 
     starts = range(0, len(order), size)
     return map(gather, starts) if backbone.device.type == "cpu" else _ahead(gather, starts)
