@@ -10,6 +10,7 @@ from samcl_core.adapters.base import (
     registered_adapters,
 )
 from samcl_core.adapters.lora import Lora, LoraConfig, LoraHooks, build_lora
+from samcl_core.adapters.prompt_tokens import PromptTokenHooks, PromptTokens, PromptTokensConfig, build_prompt_tokens
 
 __all__ = [
     "Adapter",
@@ -19,9 +20,13 @@ __all__ = [
     "LoraConfig",
     "LoraHooks",
     "ModuleTensors",
+    "PromptTokenHooks",
+    "PromptTokens",
+    "PromptTokensConfig",
     "build_adapter",
     "build_augmodule",
     "build_lora",
+    "build_prompt_tokens",
     "gathered",
     "register_adapter",
     "registered_adapters",

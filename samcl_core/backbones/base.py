@@ -183,6 +183,7 @@ class Decoding:
         rows: (b,) int64, which rows of the batch these are, on the device of ``features``.
         run: the decoder's own pass: ``run(decoding, decoder)`` with the frozen decoder or a stand-in of the same class.
         side: side features of these rows.
+        training: the masks go into the loss of a training.
     """
 
     decoder: torch.nn.Module
@@ -193,6 +194,7 @@ class Decoding:
     rows: Tensor
     run: Callable[[Decoding, torch.nn.Module], Masks] = field(repr=False)
     side: dict[str, Tensor] = field(default_factory=dict)
+    training: bool = False
 
     def plain(self) -> Masks:
         """What the frozen decoder answers."""
@@ -233,9 +235,10 @@ class SuffixHooks(Protocol):
         ...
 
     def context(self, block: int) -> tuple[Tensor, Tensor] | None:
-        """More keys and values for every query of a block: (B, P, C) each, or ``None``.
+        """More keys and values for every query of a block: (B or 1, P, C) each, or ``None``.
 
-        They have no place on the grid: the relative position of any query to them counts as 0.
+        They have no place on the grid: the relative position of any query to them counts as 0. A token whose key and
+        value are all zeros is none: nobody attends to it.
         """
         ...
 
@@ -362,8 +365,8 @@ class Backbone(Protocol):
     ) -> Masks:
         """The adapted rest: remaining blocks, neck, prompt encoder, mask decoder for the whole batch in one pass.
 
-        Gradients flow to whatever ``hooks`` holds, never to the backbone. ``training`` matters for SAM 2 only: mask
-        token 0 always, instead of the choice by stability.
+        Gradients flow to whatever ``hooks`` holds, never to the backbone. ``training`` is what ``Decoding`` says to
+        the hooks; SAM 2 itself then takes mask token 0 always, instead of the choice by stability.
         """
         ...
 

@@ -78,8 +78,8 @@ def attend(attn: Any, x: Tensor, index: int, hooks: SuffixHooks) -> Tensor:
     q, k, v = qkv.permute(2, 0, 3, 1, 4)
     bias = relative_bias(attn, q, height, width)
     if (more := hooks.context(index)) is not None:
+        bias = _bias_with_context(bias, q, *more)
         k, v = (torch.cat([_heads(part, batch, attn.num_heads), own], 2) for part, own in ((more[0], k), (more[1], v)))
-        bias = None if bias is None else F.pad(bias, (more[0].shape[1], 0))
     out = F.scaled_dot_product_attention(q, k, v, attn_mask=bias)
     projected: Tensor = attn.proj(out.transpose(1, 2).reshape(batch, height, width, -1))
     return projected
@@ -89,6 +89,17 @@ def _heads(tokens: Tensor, batch: int, heads: int) -> Tensor:
     """(B, P, C) tokens to (B * W, heads, P, C / heads): the same in every window of an image."""
     split = tokens.reshape(*tokens.shape[:2], heads, -1).transpose(1, 2)
     return split.repeat_interleave(batch // len(tokens), 0)
+
+
+def _bias_with_context(bias: Tensor | None, q: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+    """The bias (B * W, heads, T, P + T) for P more tokens before T own ones: minus infinity for tokens that are none."""
+    batch, heads, own, _ = q.shape
+    is_none = ~(keys.detach().any(-1) | values.detach().any(-1))
+    more = q.new_zeros(is_none.shape).masked_fill(is_none, -torch.inf)
+    more = more.repeat_interleave(batch // len(more), 0)[:, None, None]
+    if bias is None:
+        return F.pad(more, (0, own)).expand(-1, heads, own, -1)
+    return torch.cat([more.expand(-1, heads, own, -1), bias], -1)
 
 
 def run_block(block: Any, x: Tensor, index: int, hooks: SuffixHooks | None) -> Tensor:

@@ -10,14 +10,16 @@ import pytest
 import torch
 
 from samcl_core.adapters import Adapter, ModuleTensors, build_adapter, registered_adapters
-from samcl_core.backbones import Backbone, Prefix, Prompts, tiny_backbone, tiny_sam2_backbone
+from samcl_core.backbones import Backbone, Masks, Prefix, Prompts, tiny_backbone, tiny_sam2_backbone
 from samcl_core.errors import BankError, ConfigError, PromptError
 
 OPTIONS: dict[str, dict[str, Any]] = {
     "augmodule": {"rank": 4},
     "lora": {"rank": 3, "alpha": 6.0},
+    "prompt_tokens": {"num_tokens": 3},
 }
 BACKBONES = {"sam": tiny_backbone, "sam2": tiny_sam2_backbone}
+CHANGES_WHEN_FRESH = {"prompt_tokens"}
 REFUSED: dict[tuple[str, str], str] = {}
 CASES = [(kind, name) for kind in OPTIONS for name in BACKBONES if (kind, name) not in REFUSED]
 PROMPTS = Prompts(
@@ -32,9 +34,8 @@ PROMPTS = Prompts(
     ),
     torch.tensor([[1, 0], [1, 1], [0, 1], [1, -1], [1, 1]]),
 )
-ATOL = 1e-5
-# Batches of another size sum in another order: logits up to 4 of the frozen network alone already differ by 2e-5.
-ATOL_OTHER_SIZE = 1e-4
+# Of norms, not of single numbers: these untrained networks amplify the rounding of each one.
+RTOL = 1e-5
 
 
 @pytest.fixture(scope="module")
@@ -55,6 +56,16 @@ def case(request: pytest.FixtureRequest, backbones: dict[str, Backbone]) -> tupl
 
 def rows_of(prompts: Prompts, rows: slice) -> Prompts:
     return Prompts(prompts.points[rows], prompts.labels[rows])
+
+
+def part(masks: Masks, rows: slice) -> Masks:
+    return Masks(masks.logits[rows], masks.iou[rows])
+
+
+def assert_same(found: Masks, expected: Masks, rtol: float = RTOL) -> None:
+    for name in ("logits", "iou"):
+        left, right = getattr(found, name), getattr(expected, name)
+        assert float((left - right).norm()) <= rtol * float(right.norm()), name
 
 
 def trained(adapter: Adapter, seed: int) -> ModuleTensors:
@@ -97,10 +108,11 @@ def test_fresh_modules_follow_their_seed(case: tuple[Adapter, Backbone, Prefix])
 def test_a_module_without_training_changes_nothing(case: tuple[Adapter, Backbone, Prefix], make: str) -> None:
     adapter, backbone, prefix = case
     tensors = adapter.null() if make == "null" else adapter.fresh(3)
+    if make == "fresh" and adapter.kind in CHANGES_WHEN_FRESH:
+        return
     plain = backbone.suffix(prefix, PROMPTS, training=True)
     masks = backbone.suffix(prefix, PROMPTS, adapter.hooks(tensors, PROMPTS), training=True)
-    torch.testing.assert_close(masks.logits, plain.logits, rtol=0, atol=ATOL)
-    torch.testing.assert_close(masks.iou, plain.iou, rtol=0, atol=ATOL)
+    assert_same(masks, plain)
 
 
 def test_gradients_reach_the_module_alone(case: tuple[Adapter, Backbone, Prefix]) -> None:
@@ -136,12 +148,11 @@ def test_a_mixed_batch_is_many_single_ones(case: tuple[Adapter, Backbone, Prefix
         for row, module in enumerate(index.tolist()):
             rows = slice(row, row + 1)
             same = backbone.suffix(prefix, PROMPTS, adapter.hooks(modules[module], PROMPTS), training=True)
-            torch.testing.assert_close(mixed.logits[row], same.logits[row], rtol=1e-5, atol=ATOL)
-            torch.testing.assert_close(mixed.iou[row], same.iou[row], rtol=1e-5, atol=ATOL)
+            assert_same(part(mixed, rows), part(same, rows))
             prompts = rows_of(PROMPTS, rows)
             alone = backbone.suffix(prefix[rows], prompts, adapter.hooks(modules[module], prompts), training=True)
-            torch.testing.assert_close(mixed.logits[rows], alone.logits, rtol=1e-5, atol=ATOL_OTHER_SIZE)
-    torch.testing.assert_close(mixed.logits[1], plain.logits[1], rtol=1e-5, atol=ATOL)
+            assert_same(part(mixed, rows), alone)
+    assert_same(part(mixed, slice(1, 2)), part(plain, slice(1, 2)))
     assert not torch.allclose(mixed.logits[0], plain.logits[0], atol=1e-3)
     assert not torch.allclose(mixed.logits[2], plain.logits[2], atol=1e-3)
 
