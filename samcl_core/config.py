@@ -31,6 +31,7 @@ __all__ = [
     "SelectorParams",
     "SourceParams",
     "StepParams",
+    "TokenParams",
     "TrainParams",
     "VersioningParams",
     "load_params",
@@ -176,10 +177,23 @@ class TrainParams(_Section):
         return self
 
 
+class TokenParams(_Section):
+    """MoDA's tokens, the selector ``tokens``. The numbers are the paper's."""
+
+    form: Literal["one_pass", "two_pass"] = "one_pass"
+    num: int = Field(10, ge=1, le=256, description="the feature token and its assistants")
+    depth: int | None = Field(None, ge=1, description="encoder blocks of the one-pass form; null: those of the prefix")
+    frozen: bool = Field(False, description="tokens stay random, as in the released code")
+    buffer_size: int = Field(10, ge=1, le=10_000, description="stored images per domain")
+    epochs: int = Field(10, ge=1, le=10_000)
+    batch_size: int = Field(4, ge=1, le=4096)
+    lr: float = Field(0.001, gt=0, le=10)
+
+
 class SelectorParams(_Section):
     """How the module is chosen from the embedding."""
 
-    kind: Literal["mlp", "gaussian"] = "mlp"
+    kind: Literal["mlp", "gaussian", "tokens"] = "mlp"
     buffer_size: int = Field(300, ge=1, le=100_000, description="stored embeddings per domain (mlp)")
     epochs: int = Field(25, ge=1)
     min_steps: int | None = Field(None, ge=0, description="with few images more epochs, until this many steps (mlp)")
@@ -189,6 +203,7 @@ class SelectorParams(_Section):
     num_classes: int = Field(6, ge=2, le=10_000, description="outputs from the first domain on (fixed)")
     fallback: Literal["novelty", "never"] | None = None
     novelty_quantile: float = Field(0.99, gt=0, lt=1, description="share of a domain's own images inside its threshold")
+    tokens: TokenParams = TokenParams()
 
 
 class EvaluateParams(_Section):

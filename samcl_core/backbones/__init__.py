@@ -18,6 +18,7 @@ from samcl_core.backbones.frozen import weights_digest
 from samcl_core.backbones.nano import NanoConfig, load_nano, save_nano, tiny_backbone
 from samcl_core.backbones.sam import SamBackbone
 from samcl_core.backbones.sam2 import Sam2Backbone, tiny_sam2_backbone
+from samcl_core.backbones.tokens import TokenBackbone
 
 __all__ = [
     "FRAME_PX",
@@ -35,6 +36,7 @@ __all__ = [
     "Sam2Backbone",
     "SamBackbone",
     "SuffixHooks",
+    "TokenBackbone",
     "checkpoint_dir",
     "fetch",
     "is_present",

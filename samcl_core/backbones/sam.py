@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from samcl_core.backbones.base import AdapterSite, Decoding, Masks, Prefix, PrefixPlan, Prompts, SuffixHooks
 from samcl_core.backbones.blocks import run_block
 from samcl_core.backbones.frozen import decode_by_count, freeze, scaled, squash, weights_digest
+from samcl_core.backbones.tokens import BlockTap
 
 __all__ = ["SAM_NAMES", "SamBackbone", "build_sam", "decode_batch", "high_frequency"]
 
@@ -48,6 +49,7 @@ class SamBackbone:
         self.is_pretrained = is_pretrained
         self.image_size = int(encoder.img_size)
         self.preprocessing = f"sam-squash-bilinear-{self.image_size}-v1"
+        self.token_blocks = range(len(encoder.blocks))
         self.site = AdapterSite(
             dim=int(encoder.patch_embed.proj.out_channels),
             neck_dim=int(encoder.neck[0].out_channels),
@@ -104,8 +106,10 @@ class SamBackbone:
         return normed.contiguous()
 
     @torch.no_grad()
-    def prefix(self, pixels: Tensor, plan: PrefixPlan = _DEFAULT_PLAN) -> Prefix:
+    def prefix(self, pixels: Tensor, plan: PrefixPlan = _DEFAULT_PLAN, tap: BlockTap | None = None) -> Prefix:
         """(B, 3, S, S) preprocessed pixels to tokens before the first adapted block or after the neck, and their mean.
+
+        ``tap`` sees the input of each block below its depth.
 
         Raises:
             ConfigError: ``plan`` asks for side features that there are not.
@@ -120,12 +124,14 @@ class SamBackbone:
             side["high_frequency"] = high_frequency(pixels)
         x = x + encoder.pos_embed
         first_global = next((i for i, block in enumerate(encoder.blocks) if block.window_size == 0), -1)
-        split = self.site.blocks[0]
+        split, depth = self.site.blocks[0], 0 if tap is None else tap.depth
         tokens = x
         for index, block in enumerate(encoder.blocks):
             is_needed = plan.split == "encoder" or ("first_global" in plan.side and index <= first_global)
-            if index >= split and not is_needed:
+            if index >= max(split, depth) and not is_needed:
                 break
+            if tap is not None and index < depth:
+                tap(block, x)
             x = block(x)
             tokens = x if index == split - 1 else tokens
             if index == first_global and "first_global" in plan.side:
@@ -134,6 +140,17 @@ class SamBackbone:
         if plan.split == "encoder":
             tokens = encoder.neck(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
         return Prefix(tokens, embedding, side, plan.split)
+
+    @torch.no_grad()
+    def stem(self, pixels: Tensor) -> Tensor:
+        """(B, 3, S, S) preprocessed pixels to the (B, G, G, C) input of the first block."""
+        encoder = self._sam.image_encoder
+        x: Tensor = encoder.patch_embed(pixels) + encoder.pos_embed
+        return x
+
+    def block(self, index: int) -> Any:
+        """One block of the image encoder."""
+        return self._sam.image_encoder.blocks[index]
 
     def suffix(
         self, prefix: Prefix, prompts: Prompts, hooks: SuffixHooks | None = None, *, training: bool = False

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from samcl_core.backbones.base import AdapterSite, Decoding, Masks, Prefix, PrefixPlan, Prompts, SuffixHooks
 from samcl_core.backbones.blocks import run_block
 from samcl_core.backbones.frozen import decode_by_count, draw_weights, freeze, scaled, squash, weights_digest
+from samcl_core.backbones.tokens import BlockTap
 
 __all__ = ["SAM2_NAMES", "Sam2Backbone", "build_sam2", "tiny_sam2_backbone"]
 
@@ -83,6 +84,7 @@ class Sam2Backbone:
         self.is_pretrained = is_pretrained
         self.image_size = int(model.image_size)
         self.preprocessing = f"sam2-squash-bilinear-{self.image_size}-v1"
+        self.token_blocks = range(first + 1, last + 1)
         self.site = AdapterSite(
             dim=int(trunk.blocks[last].dim_out),
             neck_dim=None,
@@ -126,11 +128,12 @@ class Sam2Backbone:
         return (pixels - mean[:, None, None]) / std[:, None, None]
 
     @torch.no_grad()
-    def prefix(self, pixels: Tensor, plan: PrefixPlan = _DEFAULT_PLAN) -> Prefix:
+    def prefix(self, pixels: Tensor, plan: PrefixPlan = _DEFAULT_PLAN, tap: BlockTap | None = None) -> Prefix:
         """(B, 3, S, S) preprocessed pixels to tokens before the first adapted block, their mean, and the side features.
 
         Side features: ``high_res_0`` (B, D/8, S/4, S/4) and ``high_res_1`` (B, D/4, S/8, S/8) for D decoder channels,
-        always and no others. With the split ``encoder`` the tokens are the decoder's input.
+        always and no others. With the split ``encoder`` the tokens are the decoder's input. ``tap`` sees the input of
+        each of the ``token_blocks`` below its depth.
 
         Raises:
             ConfigError: ``plan`` asks for side features that there are not.
@@ -141,6 +144,8 @@ class Sam2Backbone:
         x = x + trunk._get_pos_embed(x.shape[1:3])
         stages = []
         for index, block in enumerate(trunk.blocks[: self.site.blocks[0]]):
+            if tap is not None and index in self.token_blocks and index < tap.depth:
+                tap(block, x)
             x = block(x)
             if index in trunk.stage_ends:
                 stages.append(x.permute(0, 3, 1, 2))
@@ -151,8 +156,24 @@ class Sam2Backbone:
         }
         prefix = Prefix(tokens=x, embedding=x.mean(dim=(1, 2)), side=side)
         if plan.split == "encoder":
-            prefix = Prefix(self.encode(prefix).permute(0, 2, 3, 1), prefix.embedding, side, "encoder")
+            return Prefix(self.encode(prefix, tap=tap).permute(0, 2, 3, 1), prefix.embedding, side, "encoder")
+        if tap is not None and tap.depth > self.site.blocks[0]:
+            self.encode(prefix, tap=tap)
         return prefix
+
+    @torch.no_grad()
+    def stem(self, pixels: Tensor) -> Tensor:
+        """(B, 3, S, S) preprocessed pixels to the (B, G, G, C) input of the first of ``token_blocks``."""
+        trunk = self._model.image_encoder.trunk
+        x: Tensor = trunk.patch_embed(pixels)
+        x = x + trunk._get_pos_embed(x.shape[1:3])
+        for block in trunk.blocks[: self.token_blocks[0]]:
+            x = block(x)
+        return x
+
+    def block(self, index: int) -> Any:
+        """One block of the trunk."""
+        return self._model.image_encoder.trunk.blocks[index]
 
     def suffix(
         self, prefix: Prefix, prompts: Prompts, hooks: SuffixHooks | None = None, *, training: bool = False
@@ -182,13 +203,15 @@ class Sam2Backbone:
 
         return decode_by_count(scaled(prompts, self.image_size, 4 * self.site.grid), decode)
 
-    def encode(self, prefix: Prefix, hooks: SuffixHooks | None = None) -> Tensor:
+    def encode(self, prefix: Prefix, hooks: SuffixHooks | None = None, tap: BlockTap | None = None) -> Tensor:
         """The rest of trunk and neck: (B, D, G, G) image embeddings for the mask decoder."""
         trunk = self._model.image_encoder.trunk
         x = prefix.tokens.to(trunk.pos_embed.dtype)
         if prefix.split == "encoder":
             return x.permute(0, 3, 1, 2).contiguous()
         for index in self.site.blocks:
+            if tap is not None and index < tap.depth:
+                tap(trunk.blocks[index], x)
             x = run_block(trunk.blocks[index], x, index, hooks)
         middle = x.permute(0, 3, 1, 2)
         for block in trunk.blocks[self.site.blocks[-1] + 1 :]:

@@ -1,4 +1,5 @@
-"""From an embedding to a module, or to plain SAM: ``mlp`` (the published selector), ``gaussian`` (closed form)."""
+"""From an image to a module, or to plain SAM: ``mlp`` (SAMCL's selector) and ``gaussian`` (closed form) read the
+embedding of the prefix, ``tokens`` (MoDA's) the query of learnt tokens."""
 
 from __future__ import annotations
 
@@ -15,6 +16,8 @@ from samcl_core.selectors.gaussian import GaussianSelector
 from samcl_core.selectors.mlp import MlpSelector
 from samcl_core.selectors.novelty import NoveltyGate
 from samcl_core.selectors.plain import PlainSelector
+from samcl_core.selectors.token_training import fit_token_selector
+from samcl_core.selectors.tokens import TokenEncoder, TokenSelector
 
 __all__ = [
     "PLAIN",
@@ -25,9 +28,12 @@ __all__ = [
     "PlainSelector",
     "Selector",
     "SelectorState",
+    "TokenEncoder",
+    "TokenSelector",
     "empty_state",
     "fit_selector",
     "fit_state",
+    "fit_token_selector",
     "load_selector",
     "load_state",
 ]
