@@ -1,4 +1,4 @@
-"""How knowledge of several domains is kept."""
+"""How knowledge of several domains is kept. One file a strategy, one line here to register it."""
 
 from __future__ import annotations
 
@@ -13,18 +13,29 @@ from samcl_core.strategies.base import (
     registered_strategies,
     segment,
 )
+from samcl_core.strategies.der import Der
+from samcl_core.strategies.er import Er
+from samcl_core.strategies.ewc import Ewc
 from samcl_core.strategies.joint import Joint
+from samcl_core.strategies.lwf import Lwf
 from samcl_core.strategies.naive import Naive
+from samcl_core.strategies.selection import BankSelection, bank_of
 from samcl_core.strategies.single import SingleAdapter
 
 __all__ = [
+    "BankSelection",
     "Context",
+    "Der",
+    "Er",
+    "Ewc",
     "Joint",
+    "Lwf",
     "Naive",
     "SingleAdapter",
     "State",
     "Strategy",
     "Task",
+    "bank_of",
     "base_bank",
     "build_strategy",
     "extend_bank",
@@ -33,5 +44,11 @@ __all__ = [
     "segment",
 ]
 
+# The order of tables.
+register_strategy(BankSelection)
 register_strategy(Naive)
 register_strategy(Joint)
+register_strategy(Lwf)
+register_strategy(Ewc)
+register_strategy(Er)
+register_strategy(Der)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 
@@ -11,7 +12,7 @@ from samcl_core.errors import DataError
 from samcl_core.selectors.choosing import derived_seed
 from samcl_core.strategies.base import State, Task
 
-__all__ = ["drawn", "keep", "kept_samples", "picked"]
+__all__ = ["drawn", "identity", "keep", "kept_samples", "picked"]
 
 
 def picked(task: Task, count: int, seed: int) -> tuple[Sample, ...]:
@@ -30,6 +31,11 @@ def keep(samples: Sequence[Sample]) -> tuple[tuple[str, ...], int]:
     """Ids of ``samples``, and the bytes of their image and mask files."""
     size = sum(path.stat().st_size for sample in samples for path in (sample.image, sample.mask))
     return tuple(sample.id for sample in samples), size
+
+
+def identity(samples: Sequence[Sample]) -> list[Any]:
+    """Everything about ``samples`` that a training depends on, as JSON values."""
+    return [[s.id, s.image_sha256, s.mask_sha256, s.points, s.labels, s.box] for s in samples]
 
 
 def kept_samples(state: State, tasks: Sequence[Task]) -> dict[str, tuple[Sample, ...]]:

@@ -14,7 +14,7 @@ from samcl_core.errors import UsageError
 from samcl_core.strategies.base import Context, State, Task
 from samcl_core.training import Extra, train_module
 
-__all__ = ["Choose", "SingleAdapter", "check_order", "on_device", "trained"]
+__all__ = ["Choose", "SingleAdapter", "check_choose", "check_order", "on_device", "trained"]
 
 Choose = Literal["last", "best_val"]
 """Which epoch is kept: the last, or the best on the domain's validation samples (the last where there are none)."""
@@ -39,8 +39,7 @@ class SingleAdapter:
     is_offline: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
-        if self.choose not in get_args(Choose):
-            raise ValueError(f"choose is {self.choose!r}, expected one of {list(get_args(Choose))}")
+        check_choose(self.choose)
 
     def learn(self, state: State | None, tasks: Sequence[Task], context: Context) -> State:
         """The state after the last of ``tasks``; see ``Strategy``."""
@@ -101,6 +100,16 @@ def trained(
         progress=context.progress,
     )
     return result.tensors
+
+
+def check_choose(choose: str) -> None:
+    """See that ``choose`` is one of ``Choose``.
+
+    Raises:
+        ValueError: it is not.
+    """
+    if choose not in get_args(Choose):
+        raise ValueError(f"choose is {choose!r}, expected one of {list(get_args(Choose))}")
 
 
 def check_order(state: State | None, tasks: Sequence[Task]) -> None:
