@@ -4,23 +4,35 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Sequence
+from typing import Protocol
 
 import pandas as pd
 import torch
 from torch import Tensor
 
+from samcl_core.backbones.base import Backbone, Masks, Prefix, Prompts
 from samcl_core.config import EvaluateParams
 from samcl_core.domains import Sample, load_mask
 from samcl_core.evaluation.metrics import binarize, mask_metrics
-from samcl_core.inference.segmenter import Segmenter
+from samcl_core.inference.segmenter import Routing
 from samcl_core.progress import Progress, silent
 from samcl_core.training import PrefixCache, masks_of, prompts_of, resize_logits
 
-__all__ = ["score_samples"]
+__all__ = ["Answering", "score_samples"]
+
+
+class Answering(Protocol):
+    """Whatever answers a batch with masks: a ``Segmenter``, or a strategy that has no bank."""
+
+    backbone: Backbone
+
+    def segment(self, prefix: Prefix, prompts: Prompts, module: str) -> tuple[Masks, Routing]:
+        """Masks of a batch, and which module each sample got."""
+        ...
 
 
 def score_samples(
-    segmenter: Segmenter,
+    segmenter: Answering,
     cache: PrefixCache,
     samples: Sequence[Sample],
     params: EvaluateParams,
@@ -31,7 +43,7 @@ def score_samples(
     """Score masks against the ground truth.
 
     Args:
-        segmenter: backbone and bank.
+        segmenter: backbone and bank, or anything else that answers.
         cache: where the prefixes of the samples come from; it has the same backbone.
         samples: test samples of one domain.
         params: resolution, upsampling, batch size and boundary band.
