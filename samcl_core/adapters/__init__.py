@@ -9,6 +9,7 @@ from samcl_core.adapters.base import (
     register_adapter,
     registered_adapters,
 )
+from samcl_core.adapters.hq_decoder import HqDecoder, HqDecoderConfig, HqDecoderHooks, build_hq_decoder
 from samcl_core.adapters.lora import Lora, LoraConfig, LoraHooks, build_lora
 from samcl_core.adapters.prompt_tokens import PromptTokenHooks, PromptTokens, PromptTokensConfig, build_prompt_tokens
 
@@ -16,6 +17,9 @@ __all__ = [
     "Adapter",
     "AugModule",
     "AugModuleConfig",
+    "HqDecoder",
+    "HqDecoderConfig",
+    "HqDecoderHooks",
     "Lora",
     "LoraConfig",
     "LoraHooks",
@@ -25,6 +29,7 @@ __all__ = [
     "PromptTokensConfig",
     "build_adapter",
     "build_augmodule",
+    "build_hq_decoder",
     "build_lora",
     "build_prompt_tokens",
     "gathered",

@@ -21,11 +21,11 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     return out if bias is None else out + bias[:, None]
 
 
-def norm(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+def norm(x: Tensor, weight: Tensor, bias: Tensor, eps: float = _EPS) -> Tensor:
     """Layer norm of (B, T, C) over the last axis, with weights (C,) or each sample's own, (B, C)."""
     if weight.dim() == 1:
-        return F.layer_norm(x, list(weight.shape), weight, bias, _EPS)
-    return F.layer_norm(x, list(weight.shape[1:]), eps=_EPS) * weight[:, None] + bias[:, None]
+        return F.layer_norm(x, list(weight.shape), weight, bias, eps)
+    return F.layer_norm(x, list(weight.shape[1:]), eps=eps) * weight[:, None] + bias[:, None]
 
 
 def start_linear(tensor: Tensor, generator: torch.Generator, num_inputs: int | None = None) -> None:

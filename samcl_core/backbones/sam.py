@@ -13,7 +13,16 @@ from samcl_core.backbones.blocks import run_block
 from samcl_core.backbones.frozen import decode_by_count, freeze, scaled, squash, weights_digest
 from samcl_core.backbones.tokens import BlockTap
 
-__all__ = ["SAM_NAMES", "SamBackbone", "build_sam", "decode_batch", "high_frequency"]
+__all__ = [
+    "SAM_NAMES",
+    "SamBackbone",
+    "build_sam",
+    "decode_batch",
+    "high_frequency",
+    "masks_of_tokens",
+    "predicted_iou",
+    "run_tokens",
+]
 
 _DEFAULT_PLAN = PrefixPlan()
 
@@ -155,7 +164,7 @@ class SamBackbone:
     def suffix(
         self, prefix: Prefix, prompts: Prompts, hooks: SuffixHooks | None = None, *, training: bool = False
     ) -> Masks:
-        """Adapted blocks, neck, prompt encoder and mask decoder; ``training`` changes nothing.
+        """Adapted blocks, neck, prompt encoder and mask decoder; the hooks hear of ``training``.
 
         Returns:
             Logits (B, 1, S/4, S/4) for ViT-B's patch of 16 (four times the token grid) and predicted IoU (B, 1).
@@ -172,7 +181,7 @@ class SamBackbone:
 
         def decode(rows: Any, part: Prompts) -> Masks:
             side = {name: value[rows] for name, value in prefix.side.items()}
-            call = self._call(features[rows], everything[rows], side, part)
+            call = self._call(features[rows], everything[rows], side, part, training)
             return call.plain() if hooks is None else hooks.decode(call)
 
         return decode_by_count(prompts, decode)
@@ -190,14 +199,16 @@ class SamBackbone:
         features: Tensor = encoder.neck(x.permute(0, 3, 1, 2))
         return features if hooks is None else hooks.neck_output(features)
 
-    def _call(self, features: Tensor, rows: Tensor, side: dict[str, Tensor], prompts: Prompts) -> Decoding:
+    def _call(
+        self, features: Tensor, rows: Tensor, side: dict[str, Tensor], prompts: Prompts, training: bool
+    ) -> Decoding:
         encoder = self._sam.prompt_encoder
         # The official encoder pads where there is no box; a box or a mask alone goes without points at all.
         has_points = prompts.labels.shape[1] > 0 or (prompts.boxes is None and prompts.masks is None)
         points = (prompts.points, prompts.labels) if has_points else None
         sparse, dense = encoder(points=points, boxes=prompts.boxes, masks=prompts.masks)
-        position = encoder.get_dense_pe()
-        return Decoding(self._sam.mask_decoder, features, position, sparse, dense, rows, _decode_call, side)
+        position, decoder = encoder.get_dense_pe(), self._sam.mask_decoder
+        return Decoding(decoder, features, position, sparse, dense, rows, _decode_call, side, training)
 
 
 def high_frequency(pixels: Tensor, share: float = 0.25) -> Tensor:
@@ -220,11 +231,33 @@ def _decode_call(call: Decoding, decoder: nn.Module) -> Masks:
 
 def decode_batch(decoder: Any, features: Tensor, position: Tensor, sparse: Tensor, dense: Tensor) -> Masks:
     """The official ``MaskDecoder.predict_masks`` for one set of prompts per image instead of many for one image."""
-    own = torch.cat([decoder.iou_token.weight, decoder.mask_tokens.weight])
-    tokens = torch.cat([own.expand(len(features), -1, -1), sparse], dim=1)
+    out, upscaled = run_tokens(decoder, features, position, sparse, dense)
+    return masks_of_tokens(decoder, out, upscaled)
+
+
+def run_tokens(
+    decoder: Any, features: Tensor, position: Tensor, sparse: Tensor, dense: Tensor, more: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """The decoder's transformer and upscaling: output tokens (b, T, D) and features (b, D / 8, 4 G, 4 G).
+
+    The tokens are in the order IoU, masks, ``more`` (b or 1, M, D), ``sparse``.
+    """
+    own = torch.cat([decoder.iou_token.weight, decoder.mask_tokens.weight])[None]
+    parts = [own] if more is None else [own, more]
+    tokens = torch.cat([*(part.expand(len(features), -1, -1) for part in parts), sparse], dim=1)
     out, image = decoder.transformer(features + dense, position.expand_as(features), tokens)
     image = image.transpose(1, 2).reshape(features.shape)
-    upscaled = decoder.output_upscaling(image)
+    return out, decoder.output_upscaling(image)
+
+
+def masks_of_tokens(decoder: Any, out: Tensor, upscaled: Tensor) -> Masks:
+    """The answer of mask token 0 to what ``run_tokens`` returns."""
     kernel = decoder.output_hypernetworks_mlps[0](out[:, 1])
     logits = (kernel[:, None] @ upscaled.flatten(2)).unflatten(2, upscaled.shape[2:])
-    return Masks(logits=logits, iou=decoder.iou_prediction_head(out[:, 0])[:, :1])
+    return Masks(logits=logits, iou=predicted_iou(decoder, out))
+
+
+def predicted_iou(decoder: Any, out: Tensor) -> Tensor:
+    """(b, 1) the decoder's estimate of the IoU of mask token 0."""
+    iou: Tensor = decoder.iou_prediction_head(out[:, 0])[:, :1]
+    return iou

@@ -237,7 +237,7 @@ class Sam2Backbone:
         sparse, dense = encoder(points=(points, labels), boxes=None, masks=prompts.masks)
         run = _decode_training if training else _decode
         decoder = self._model.sam_mask_decoder
-        return Decoding(decoder, features, encoder.get_dense_pe(), sparse, dense, rows, run, side)
+        return Decoding(decoder, features, encoder.get_dense_pe(), sparse, dense, rows, run, side, training)
 
 
 def _decode(call: Decoding, decoder: Any) -> Masks:
