@@ -10,7 +10,15 @@ from torch import Tensor
 from samcl_core.backbones.base import AdapterSite, PrefixPlan, Prompts, SuffixHooks
 from samcl_core.errors import BankError, ConfigError, PromptError
 
-__all__ = ["Adapter", "ModuleTensors", "build_adapter", "gathered", "register_adapter", "registered_adapters"]
+__all__ = [
+    "Adapter",
+    "ModuleTensors",
+    "build_adapter",
+    "check_tensors",
+    "gathered",
+    "register_adapter",
+    "registered_adapters",
+]
 
 ModuleTensors = dict[str, Tensor]
 """A module's trained tensors by name. Stacked modules have one leading dimension more: (M, ...)."""
@@ -101,10 +109,8 @@ def build_adapter(kind: str, site: AdapterSite, **parameters: Any) -> Adapter:
         raise ConfigError(f"adapter {kind}", [str(exc)]) from exc
 
 
-def gathered(
-    adapter: Adapter, tensors: Mapping[str, Tensor], prompts: Prompts, index: Tensor | None
-) -> Mapping[str, Tensor]:
-    """The tensors of one batch: ``tensors`` as they are without ``index``, else (B, ...) rows of stacked ones.
+def check_tensors(adapter: Adapter, tensors: Mapping[str, Tensor], prompts: Prompts, index: Tensor | None) -> None:
+    """See that ``tensors`` are one module's, or stacked ones with an ``index`` for every prompt.
 
     Raises:
         BankError: tensors are missing or have other shapes than the adapter's.
@@ -116,8 +122,20 @@ def gathered(
         found = tuple(tensors[name].shape if index is None else tensors[name].shape[1:])
         if found != shape:
             raise BankError(f"module tensor {name} has shape {found}, expected {shape}")
+    if index is not None and index.shape != (len(prompts),):
+        raise PromptError(f"index has shape {tuple(index.shape)}, expected ({len(prompts)},)")
+
+
+def gathered(
+    adapter: Adapter, tensors: Mapping[str, Tensor], prompts: Prompts, index: Tensor | None
+) -> Mapping[str, Tensor]:
+    """The tensors of one batch: ``tensors`` as they are without ``index``, else (B, ...) rows of stacked ones.
+
+    Raises:
+        BankError: tensors are missing or have other shapes than the adapter's.
+        PromptError: ``index`` has another length than the prompts.
+    """
+    check_tensors(adapter, tensors, prompts, index)
     if index is None:
         return tensors
-    if index.shape != (len(prompts),):
-        raise PromptError(f"index has shape {tuple(index.shape)}, expected ({len(prompts)},)")
     return {name: tensors[name].index_select(0, index) for name in adapter.shapes()}

@@ -15,12 +15,17 @@ from samcl_core.errors import BankError, ConfigError, PromptError
 
 OPTIONS: dict[str, dict[str, Any]] = {
     "augmodule": {"rank": 4},
+    "decoder": {},
     "lora": {"rank": 3, "alpha": 6.0},
     "prompt_tokens": {"num_tokens": 3},
+    "sam_adapter": {"reduction": 4},
+    "slora": {"rank": 4},
 }
 BACKBONES = {"sam": tiny_backbone, "sam2": tiny_sam2_backbone}
 CHANGES_WHEN_FRESH = {"prompt_tokens"}
-REFUSED: dict[tuple[str, str], str] = {}
+REFUSED: dict[tuple[str, str], str] = {
+    ("sam_adapter", "sam2"): "it needs high_frequency, patches of the backbone, which gives none"
+}
 CASES = [(kind, name) for kind in OPTIONS for name in BACKBONES if (kind, name) not in REFUSED]
 PROMPTS = Prompts(
     torch.tensor(
@@ -34,13 +39,22 @@ PROMPTS = Prompts(
     ),
     torch.tensor([[1, 0], [1, 1], [0, 1], [1, -1], [1, 1]]),
 )
-# Of norms, not of single numbers: these untrained networks amplify the rounding of each one.
-RTOL = 1e-5
+# In float64. The prompt encoder's float32 is another one in a batch of another size.
+RTOL, RTOL_OTHER_SIZE = 1e-9, 1e-5
 
 
 @pytest.fixture(scope="module")
 def backbones() -> dict[str, Backbone]:
-    return {name: make() for name, make in BACKBONES.items()}
+    """In float64: untrained networks amplify float32's rounding to what a small mistake would change."""
+    found = {}
+    for name, make in BACKBONES.items():
+        backbone = make()
+        backbone.module.double()
+        for part in backbone.module.modules():
+            if hasattr(part, "pe_layer"):
+                part.pe_layer.float()  # it computes in float32 by itself
+        found[name] = backbone
+    return found
 
 
 @pytest.fixture(scope="module", params=CASES, ids=lambda case: "-".join(case))
@@ -50,7 +64,7 @@ def case(request: pytest.FixtureRequest, backbones: dict[str, Backbone]) -> tupl
     adapter = build_adapter(kind, backbone.site, **OPTIONS[kind])
     draw = np.random.default_rng(7)
     images = [draw.integers(0, 256, (40, 50, 3), dtype=np.uint8) for _ in range(len(PROMPTS))]
-    pixels = torch.stack([backbone.preprocess(image) for image in images])
+    pixels = torch.stack([backbone.preprocess(image) for image in images]).double()
     return adapter, backbone, backbone.prefix(pixels, adapter.plan)
 
 
@@ -71,7 +85,12 @@ def assert_same(found: Masks, expected: Masks, rtol: float = RTOL) -> None:
 def trained(adapter: Adapter, seed: int) -> ModuleTensors:
     """Tensors that change something everywhere."""
     draw = torch.Generator().manual_seed(seed)
-    return {name: value + 0.1 * torch.randn(value.shape, generator=draw) for name, value in adapter.fresh(seed).items()}
+    fresh = double(adapter.fresh(seed))
+    return {name: value + 0.1 * torch.randn(value.shape, generator=draw) for name, value in fresh.items()}
+
+
+def double(tensors: ModuleTensors) -> ModuleTensors:
+    return {name: value.double() for name, value in tensors.items()}
 
 
 def stacked(adapter: Adapter, modules: list[ModuleTensors]) -> ModuleTensors:
@@ -107,7 +126,7 @@ def test_fresh_modules_follow_their_seed(case: tuple[Adapter, Backbone, Prefix])
 @pytest.mark.parametrize("make", ["fresh", "null"])
 def test_a_module_without_training_changes_nothing(case: tuple[Adapter, Backbone, Prefix], make: str) -> None:
     adapter, backbone, prefix = case
-    tensors = adapter.null() if make == "null" else adapter.fresh(3)
+    tensors = double(adapter.null() if make == "null" else adapter.fresh(3))
     if make == "fresh" and adapter.kind in CHANGES_WHEN_FRESH:
         return
     plain = backbone.suffix(prefix, PROMPTS, training=True)
@@ -118,7 +137,7 @@ def test_a_module_without_training_changes_nothing(case: tuple[Adapter, Backbone
 def test_gradients_reach_the_module_alone(case: tuple[Adapter, Backbone, Prefix]) -> None:
     adapter, backbone, prefix = case
     before = backbone.weights_digest()
-    leaves = {name: value.requires_grad_() for name, value in adapter.fresh(1).items()}
+    leaves = {name: value.requires_grad_() for name, value in double(adapter.fresh(1)).items()}
     adam = torch.optim.Adam(leaves.values(), lr=0.01)
     for _ in range(2):
         adam.zero_grad()
@@ -127,19 +146,14 @@ def test_gradients_reach_the_module_alone(case: tuple[Adapter, Backbone, Prefix]
         moved = {name for name, leaf in leaves.items() if leaf.grad is not None and leaf.grad.any()}
         assert moved, "a new module cannot learn"
         adam.step()
-    assert moved >= set(leaves) - untouched(adapter)
+    assert moved >= set(leaves)
     assert all(parameter.grad is None for parameter in backbone.module.parameters())
     assert backbone.weights_digest() == before
 
 
-def untouched(adapter: Adapter) -> set[str]:
-    """Tensors that the returned mask does not depend on."""
-    return set()
-
-
 def test_a_mixed_batch_is_many_single_ones(case: tuple[Adapter, Backbone, Prefix]) -> None:
     adapter, backbone, prefix = case
-    modules = [adapter.null(), *(trained(adapter, seed) for seed in (1, 2, 3))]
+    modules = [double(adapter.null()), *(trained(adapter, seed) for seed in (1, 2, 3))]
     index = torch.tensor([2, 0, 1, 3, 2])
     with torch.no_grad():
         hooks = adapter.hooks(stacked(adapter, modules), PROMPTS, index)
@@ -151,7 +165,7 @@ def test_a_mixed_batch_is_many_single_ones(case: tuple[Adapter, Backbone, Prefix
             assert_same(part(mixed, rows), part(same, rows))
             prompts = rows_of(PROMPTS, rows)
             alone = backbone.suffix(prefix[rows], prompts, adapter.hooks(modules[module], prompts), training=True)
-            assert_same(part(mixed, rows), alone)
+            assert_same(part(mixed, rows), alone, RTOL_OTHER_SIZE)
     assert_same(part(mixed, slice(1, 2)), part(plain, slice(1, 2)))
     assert not torch.allclose(mixed.logits[0], plain.logits[0], atol=1e-3)
     assert not torch.allclose(mixed.logits[2], plain.logits[2], atol=1e-3)
@@ -174,7 +188,7 @@ def test_gradients_of_stacked_modules_go_to_the_rows_used(case: tuple[Adapter, B
             assert leaf.grad is None or not leaf.grad.any(), name
             continue
         assert leaf.grad is not None and not leaf.grad[0].any(), name
-        assert float((leaf.grad[1] - expected).norm()) <= 2e-3 * float(expected.norm()) + 1e-6, name
+        assert float((leaf.grad[1] - expected).norm()) <= 1e-8 * float(expected.norm()), name
 
 
 def test_wrong_tensors_are_named(case: tuple[Adapter, Backbone, Prefix]) -> None:
@@ -187,6 +201,12 @@ def test_wrong_tensors_are_named(case: tuple[Adapter, Backbone, Prefix]) -> None
         adapter.hooks({**tensors, name: torch.zeros(7, 1, 1, 1, 1)}, PROMPTS)
     with pytest.raises(PromptError, match=r"index has shape \(2,\), expected \(5,\)"):
         adapter.hooks(stacked(adapter, [tensors]), PROMPTS, torch.zeros(2, dtype=torch.long))
+
+
+@pytest.mark.parametrize(("kind", "name"), sorted(REFUSED))
+def test_a_backbone_that_cannot_carry_it_is_refused(kind: str, name: str, backbones: dict[str, Backbone]) -> None:
+    with pytest.raises(ConfigError, match=REFUSED[kind, name]):
+        build_adapter(kind, backbones[name].site, **OPTIONS[kind])
 
 
 @pytest.mark.parametrize("kind", sorted(OPTIONS))
