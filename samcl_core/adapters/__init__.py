@@ -11,6 +11,7 @@ from samcl_core.adapters.base import (
     registered_adapters,
 )
 from samcl_core.adapters.decoder import DecoderHooks, DecoderTuning, build_decoder_tuning
+from samcl_core.adapters.hq_decoder import HqDecoder, HqDecoderConfig, HqDecoderHooks, build_hq_decoder
 from samcl_core.adapters.lora import Lora, LoraConfig, LoraHooks, build_lora
 from samcl_core.adapters.prompt_tokens import PromptTokenHooks, PromptTokens, PromptTokensConfig, build_prompt_tokens
 from samcl_core.adapters.sam_adapter import SamAdapter, SamAdapterConfig, build_sam_adapter
@@ -22,6 +23,9 @@ __all__ = [
     "AugModuleConfig",
     "DecoderHooks",
     "DecoderTuning",
+    "HqDecoder",
+    "HqDecoderConfig",
+    "HqDecoderHooks",
     "Lora",
     "LoraConfig",
     "LoraHooks",
@@ -36,6 +40,7 @@ __all__ = [
     "build_adapter",
     "build_augmodule",
     "build_decoder_tuning",
+    "build_hq_decoder",
     "build_lora",
     "build_prompt_tokens",
     "build_sam_adapter",

@@ -37,7 +37,7 @@ class DecoderHooks(Hooks):
         if self._index is None:
             return self._run(call, self._deltas)
         chosen = self._index[call.rows]
-        modules: list[int] = chosen.unique().tolist()
+        modules: list[int] = sorted(set(chosen.tolist()))
         if len(modules) == 1:
             return self._run(call, self._row(modules[0]))
         taken = [(chosen == module).nonzero()[:, 0] for module in modules]

@@ -16,14 +16,16 @@ from samcl_core.errors import BankError, ConfigError, PromptError
 OPTIONS: dict[str, dict[str, Any]] = {
     "augmodule": {"rank": 4},
     "decoder": {},
+    "hq_decoder": {},
     "lora": {"rank": 3, "alpha": 6.0},
     "prompt_tokens": {"num_tokens": 3},
     "sam_adapter": {"reduction": 4},
     "slora": {"rank": 4},
 }
 BACKBONES = {"sam": tiny_backbone, "sam2": tiny_sam2_backbone}
-CHANGES_WHEN_FRESH = {"prompt_tokens"}
+CHANGES_WHEN_FRESH = {"hq_decoder", "prompt_tokens"}
 REFUSED: dict[tuple[str, str], str] = {
+    ("hq_decoder", "sam2"): "it needs the features 'first_global' of SAM's encoder, the backbone gives none",
     ("sam_adapter", "sam2"): "it needs high_frequency, patches of the backbone, which gives none"
 }
 CASES = [(kind, name) for kind in OPTIONS for name in BACKBONES if (kind, name) not in REFUSED]
