@@ -18,6 +18,7 @@ from filelock import FileLock, Timeout
 from samcl_core.config import Params
 from samcl_core.errors import DataError, SamclError
 from samcl_core.files import digest_files, digest_json, sha256_file
+from samcl_core.parquet import read_frame
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -299,13 +300,11 @@ def _training_record(root: Path, params: Params, domain: str, flow_run_id: str |
 
 
 def _evaluation_record(root: Path, params: Params, step: str, flow_run_id: str | None) -> Record:
-    import pandas
-
     path = root / "metrics" / "steps" / f"{step}.parquet"
     bank = root / "banks" / step
     if not path.is_file() or not (bank / "bank.json").is_file():
         raise DataError(f"step {step!r} is not evaluated: {path} or {bank} is missing", hint="samcl evaluate")
-    frame = pandas.read_parquet(path)
+    frame = read_frame(path)
     number = 0 if step == "base" else list(params.stream).index(step) + 1
     rows = frame[frame["step"] == number]
     settings = {

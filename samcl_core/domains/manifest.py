@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from samcl_core.errors import DataError
 from samcl_core.files import write_atomic
+from samcl_core.parquet import read_frame
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -79,15 +80,12 @@ def read_manifest(path: Path) -> pd.DataFrame:
         DataError: not a Parquet file, or without the columns of ``Record``.
     """
     import pyarrow as pa
-    import pyarrow.parquet as pq
 
     try:
-        # Read whole first: a path given to pyarrow would also take folders and partition names apart.
-        table = pq.read_table(io.BytesIO(path.read_bytes()))
+        frame = read_frame(path)
     except (OSError, pa.ArrowException) as exc:
         raise DataError(f"{path}: cannot be read as Parquet: {exc}", hint="ingest the domain again") from exc
-    missing = sorted({field.name for field in fields(Record)} - set(table.column_names))
+    missing = sorted({field.name for field in fields(Record)} - set(frame.columns))
     if missing:
         raise DataError(f"{path}: columns {missing} are missing", hint="ingest the domain again")
-    frame: pd.DataFrame = table.to_pandas()
     return frame

@@ -23,6 +23,7 @@ import pandas as pd
 
 from samcl_core.errors import DataError
 from samcl_core.files import write_atomic
+from samcl_core.parquet import read_table
 
 __all__ = [
     "COLUMNS",
@@ -192,10 +193,9 @@ def read_r_matrix(path: Path) -> pd.DataFrame:
         DataError: the file is missing, is not parquet, or holds something else.
     """
     import pyarrow as pa
-    from pyarrow import parquet
 
     try:
-        columns = parquet.read_table(io.BytesIO(path.read_bytes())).to_pydict()
+        columns = read_table(path).to_pydict()
     except (OSError, pa.ArrowException) as exc:
         raise DataError(f"{path} cannot be read as an R matrix: {exc}", hint=_HINT) from exc
     return validate_r_matrix(pd.DataFrame(columns))
@@ -208,10 +208,9 @@ def read_metadata(path: Path) -> dict[str, str]:
         DataError: the file is missing or is not parquet.
     """
     import pyarrow as pa
-    from pyarrow import parquet
 
     try:
-        stored = parquet.read_schema(io.BytesIO(path.read_bytes())).metadata or {}
+        stored = read_table(path).schema.metadata or {}
     except (OSError, pa.ArrowException) as exc:
         raise DataError(f"{path} cannot be read as an R matrix: {exc}", hint=_HINT) from exc
     return {key.decode(): value.decode() for key, value in stored.items()}

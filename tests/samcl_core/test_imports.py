@@ -15,7 +15,7 @@ import pytest
 REPOSITORY = Path(__file__).parents[2]
 LAYERS = (
     {"errors", "progress", "quality"},
-    {"files", "masks", "tensors"},
+    {"files", "masks", "parquet", "tensors"},
     {"config", "drawing"},
     {"backbones", "domains", "evaluation"},
     {"adapters", "selectors", "bank"},
