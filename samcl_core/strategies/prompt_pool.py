@@ -20,6 +20,7 @@ from samcl_core.adapters.base import ModuleTensors, gathered
 from samcl_core.adapters.prompt_tokens import PromptTokenHooks
 from samcl_core.backbones.base import AdapterSite, Hooks, Masks, Prefix, PrefixPlan, Prompts, SuffixHooks
 from samcl_core.errors import BankError
+from samcl_core.selectors.choosing import derived_seed
 from samcl_core.strategies.base import Context, State, Task
 from samcl_core.strategies.single import SingleAdapter, on_device
 from samcl_core.tensors import tensor_bytes
@@ -33,8 +34,8 @@ __all__ = [
     "Serve",
     "by_block",
     "drawn",
+    "grown",
     "similarity",
-    "task_seed",
 ]
 
 Serve = Callable[[Mapping[str, Tensor], Tensor], Mapping[int, Tensor]]
@@ -59,10 +60,14 @@ def drawn(shapes: Mapping[str, tuple[int, ...]], seed: int) -> ModuleTensors:
     return {name: torch.randn(shape, generator=generator) * _STD for name, shape in shapes.items()}
 
 
-def task_seed(seed: int, strategy: str, position: int) -> int:
-    """Seed of what one domain's training starts from: the second domain must not start where the first one did."""
-    digest = hashlib.sha256(f"samcl.strategy.{strategy}:{seed}:{position}".encode()).digest()
-    return int.from_bytes(digest[:4], "big")
+def grown(state: State | None, model: ModuleTensors, axes: Mapping[str, int]) -> ModuleTensors:
+    """``model`` with the tensors named in ``axes`` appended to those of the state along an axis."""
+    if state is None:
+        return model
+    return {
+        name: torch.cat([state.model[name], tensor], axes[name]) if name in axes else tensor
+        for name, tensor in model.items()
+    }
 
 
 class PoolHooks(Hooks):
@@ -97,7 +102,7 @@ class PoolHooks(Hooks):
         return self._tokens.context(block)
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False)
 class PoolAdapter:
     """The part of a pool that is trained on one domain, as an ``Adapter``. It is no kind for banks.
 
@@ -180,7 +185,7 @@ class PromptPool(SingleAdapter):
 
     def initial(self, state: State | None, tasks: Sequence[Task], context: Context) -> ModuleTensors | None:
         """New tensors by a seed of this domain's own, and those of the state that are trained on."""
-        new = context.adapter.fresh(task_seed(context.seed, self.name, len(tasks)))
+        new = context.adapter.fresh(derived_seed("samcl.strategy", self.name, context.seed, len(tasks)))
         return new if state is None else new | {name: state.model[name] for name in self.shared()}
 
     def hooks(self, state: State, prefix: Prefix, prompts: Prompts, context: Context) -> SuffixHooks | None:
