@@ -22,7 +22,7 @@ __all__ = ["SamAdapter", "build_sam_adapter"]
 class SamAdapter:
     """SAM-Adapter (Chen et al., arXiv 2304.09148) on the adapted blocks; needs a backbone with side features (SAM).
 
-    58,320 weights on SAM ViT-B. ``tune_000`` belongs to the first adapted block; ``up`` serves all of them.
+    59,112 weights on SAM ViT-B. ``tune_000`` belongs to the first adapted block; ``up`` serves all of them.
     """
 
     kind = "sam_adapter"

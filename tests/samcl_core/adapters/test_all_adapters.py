@@ -26,7 +26,7 @@ BACKBONES = {"sam": tiny_backbone, "sam2": tiny_sam2_backbone}
 CHANGES_WHEN_FRESH = {"hq_decoder", "prompt_tokens"}
 REFUSED: dict[tuple[str, str], str] = {
     ("hq_decoder", "sam2"): "it needs the features 'first_global' of SAM's encoder, the backbone gives none",
-    ("sam_adapter", "sam2"): "it needs high_frequency, patches of the backbone, which gives none"
+    ("sam_adapter", "sam2"): "it needs high_frequency, patches of the backbone, which gives none",
 }
 CASES = [(kind, name) for kind in OPTIONS for name in BACKBONES if (kind, name) not in REFUSED]
 PROMPTS = Prompts(
