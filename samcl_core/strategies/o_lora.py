@@ -47,7 +47,7 @@ class OLora(SingleAdapter):
     name: ClassVar[str] = "o_lora"
     title: ClassVar[str] = "O-LoRA"
     reference: ClassVar[str] = "arXiv 2310.14152"
-    # Rank 8 on queries and values, as in the paper.
+    # Rank 8 on queries and values, the default of the released code.
     adapter: ClassVar[Mapping[str, Any] | None] = {"kind": "lora", "rank": 8}
 
     def __post_init__(self) -> None:
@@ -62,7 +62,11 @@ class OLora(SingleAdapter):
             UsageError: the context's adapter is not ``lora``.
         """
         earlier = {} if state is None else on_device(state.model, context)
-        return super().learn(state, tasks, replace(context, adapter=GrowingLora(_lora(context), earlier)))
+        return super().learn(state, tasks, replace(context, adapter=self.adapter_in_training(earlier, context)))
+
+    def adapter_in_training(self, earlier: ModuleTensors, context: Context) -> GrowingLora:
+        """What a new domain trains after ``earlier`` LoRAs side by side (none before the first one)."""
+        return GrowingLora(_lora(context), earlier)
 
     def initial(self, state: State | None, tasks: Sequence[Task], context: Context) -> ModuleTensors | None:
         """A new LoRA by a seed of this domain's own: it must not start in the subspace of the first one."""

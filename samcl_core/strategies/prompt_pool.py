@@ -181,7 +181,11 @@ class PromptPool(SingleAdapter):
     def learn(self, state: State | None, tasks: Sequence[Task], context: Context) -> State:
         """The state after the last of ``tasks``; see ``Strategy``."""
         earlier = {} if state is None else on_device(state.model, context)
-        return super().learn(state, tasks, replace(context, adapter=self.pool(earlier, context.backbone.site)))
+        return super().learn(state, tasks, replace(context, adapter=self.adapter_in_training(earlier, context)))
+
+    def adapter_in_training(self, earlier: ModuleTensors, context: Context) -> PoolAdapter:
+        """``pool`` on the context's backbone."""
+        return self.pool(earlier, context.backbone.site)
 
     def initial(self, state: State | None, tasks: Sequence[Task], context: Context) -> ModuleTensors | None:
         """New tensors by a seed of this domain's own, and those of the state that are trained on."""
