@@ -165,7 +165,10 @@ class TrainParams(_Section):
     lr: float = Field(0.005, gt=0, le=10)
     lr_min: float = Field(1e-7, ge=0)
     warmup_frac: float = Field(0.0, ge=0, lt=1, description="share of all iterations with a linearly rising rate")
-    schedule: Literal["cosine", "cosine_per_iteration", "constant"] | None = None
+    schedule: Literal["cosine", "cosine_per_iteration", "constant", "step"] | None = None
+    drop_epochs: int = Field(10, ge=1, description="epochs after which the rate falls to a tenth (step)")
+    loss: Literal["samcl", "cosam"] = "samcl"
+    prompts: Literal["stored", "cosam"] = "stored"
     upsampling: Literal["bilinear", "nearest"] | None = None
     loss_reduction: Literal["mean", "reference"] | None = None
     checkpoint_every_epochs: int = Field(1, ge=1)
@@ -210,6 +213,7 @@ class EvaluateParams(_Section):
     """How masks are scored."""
 
     batch_size: int = Field(8, ge=1, le=4096)
+    prompts: Literal["stored", "box"] = "stored"
     upsampling: Literal["bilinear", "nearest"] | None = None
     resolution: Literal["model", "original"] = "model"
     boundary_frac: float = Field(

@@ -16,7 +16,7 @@ from samcl_core.domains import Sample, load_mask
 from samcl_core.evaluation.metrics import binarize, mask_metrics
 from samcl_core.inference.segmenter import Routing
 from samcl_core.progress import Progress, silent
-from samcl_core.training import PrefixCache, masks_of, prompts_of, resize_logits
+from samcl_core.training import PrefixCache, box_prompts, masks_of, prompts_of, resize_logits
 
 __all__ = ["Answering", "score_samples"]
 
@@ -46,7 +46,7 @@ def score_samples(
         segmenter: backbone and bank, or anything else that answers.
         cache: where the prefixes of the samples come from; it has the same backbone.
         samples: test samples of one domain.
-        params: resolution, upsampling, batch size and boundary band.
+        params: prompts, resolution, upsampling, batch size and boundary band.
         module: ``auto`` for the selector's choice, ``plain`` or a domain to force it.
         progress: called after each batch.
 
@@ -55,10 +55,11 @@ def score_samples(
         (``novelty`` >= 0).
     """
     rows: dict[int, dict[str, object]] = {}
+    prompts = box_prompts if params.prompts == "box" else prompts_of
     for batch in _batches(samples, params.batch_size):
         chosen = [samples[row] for row in batch]
         prefix = cache.get(chosen).to(segmenter.backbone.device)
-        masks, routing = segmenter.segment(prefix, prompts_of(chosen).to(segmenter.backbone.device), module)
+        masks, routing = segmenter.segment(prefix, prompts(chosen).to(segmenter.backbone.device), module)
         values = _metrics(masks.logits, chosen, segmenter.backbone.image_size, params)
         for position, row in enumerate(batch):
             rows[row] = {

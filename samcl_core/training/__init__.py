@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from samcl_core.training.checkpoint import clear_checkpoint
 from samcl_core.training.data import MaskCache, masks_of, prompts_of
+from samcl_core.training.draw_prompts import box_prompts, cosam_prompts
 from samcl_core.training.loop import Batch, Extra, Forward, TrainResult, batch_loss, train_module
 from samcl_core.training.losses import LossParts, mask_loss, resize_logits
+from samcl_core.training.point_loss import PointLossParts, point_loss
 from samcl_core.training.prefix_cache import PrefixCache
 from samcl_core.training.schedule import learning_rate
 
@@ -15,13 +17,17 @@ __all__ = [
     "Forward",
     "LossParts",
     "MaskCache",
+    "PointLossParts",
     "PrefixCache",
     "TrainResult",
     "batch_loss",
+    "box_prompts",
     "clear_checkpoint",
+    "cosam_prompts",
     "learning_rate",
     "mask_loss",
     "masks_of",
+    "point_loss",
     "prompts_of",
     "resize_logits",
     "train_module",

@@ -7,11 +7,10 @@ import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -26,7 +25,10 @@ from samcl_core.progress import Progress, silent
 from samcl_core.tensors import tensor_bytes
 from samcl_core.training.checkpoint import TrainState, load_checkpoint, save_checkpoint
 from samcl_core.training.data import MaskCache, prompts_of
+from samcl_core.training.draw_prompts import cosam_prompts
+from samcl_core.training.draws import stream_of
 from samcl_core.training.losses import LossParts, mask_loss, resize_logits
+from samcl_core.training.point_loss import PointLossParts, point_loss
 from samcl_core.training.prefix_cache import PrefixCache
 from samcl_core.training.schedule import learning_rate
 from samcl_core.training.validation import val_iou
@@ -43,8 +45,8 @@ class TrainResult:
     Attributes:
         tensors: float32 on the CPU, in the order of ``adapter.shapes()``.
         curve: one entry an epoch: ``epoch`` (from 1), ``step`` (done so far), ``lr`` (of the last step), ``focal``,
-            ``dice``, ``iou``, ``total`` (means over the epoch's batches, weighted by their size), ``val_iou`` with
-            val samples, and ``seconds``, which differs from run to run and belongs in no digest.
+            ``dice``, ``iou`` (CoSAM's loss: ``bce``, ``dice``), ``total`` (means over the epoch's batches, weighted by
+            their size), ``val_iou`` with val samples, and ``seconds``, which differs from run to run and belongs in no digest.
     """
 
     tensors: ModuleTensors
@@ -53,18 +55,28 @@ class TrainResult:
 
 @dataclass(frozen=True)
 class Batch:
-    """What one step needs, on the CPU. ``masks`` is (B, S, S) uint8 at the size of the loss, ``step`` counts from 0."""
+    """What one step needs, on the CPU.
+
+    Attributes:
+        prefix: of the images.
+        prompts: of the images.
+        masks: (B, S, S) uint8 ground truth at the size of the loss.
+        samples: what the batch was made of.
+        step: number of the step in the training, from 0.
+        seed: of the training; with ``step`` it seeds what is random in the step.
+    """
 
     prefix: Prefix
     prompts: Prompts
     masks: Tensor
     samples: tuple[Sample, ...] = ()
     step: int = 0
+    seed: int = 0
 
     def to(self, device: torch.device | str) -> Batch:
         """The same batch on ``device``."""
         prefix, masks = self.prefix.to(device, non_blocking=True), self.masks.to(device, non_blocking=True)
-        return Batch(prefix, self.prompts.to(device), masks, self.samples, self.step)
+        return replace(self, prefix=prefix, prompts=self.prompts.to(device), masks=masks)
 
 
 Forward = Callable[[ModuleTensors, Batch], Masks]
@@ -235,8 +247,7 @@ def _defaults(options: TrainParams) -> dict[str, Any]:
 
 def _order(count: int, seed: int, epoch: int) -> list[int]:
     """The samples' order in one epoch; it needs no state of the epochs before it."""
-    digest = hashlib.sha256(f"samcl.train.order:{seed}:{epoch}".encode()).digest()
-    order: list[int] = np.random.default_rng(int.from_bytes(digest[:16], "big")).permutation(count).tolist()
+    order: list[int] = stream_of("samcl.train.order", seed, epoch).permutation(count).tolist()
     return order
 
 
@@ -249,6 +260,7 @@ def _rate(options: TrainParams, step: int, num_steps: int) -> float:
         lr_min=options.lr_min,
         schedule=options.schedule or "cosine",
         warmup_frac=options.warmup_frac,
+        drop_epochs=options.drop_epochs,
     )
 
 
@@ -281,8 +293,10 @@ def _step(
     return parts
 
 
-def batch_loss(found: Masks, batch: Batch, options: TrainParams) -> LossParts:
+def batch_loss(found: Masks, batch: Batch, options: TrainParams) -> LossParts | PointLossParts:
     """The training loss of one batch, before anything that a strategy adds; all on one device."""
+    if options.loss == "cosam":
+        return point_loss(found.logits, batch.masks, stream_of("samcl.train.loss", batch.seed, batch.step))
     logits = resize_logits(found.logits, batch.masks.shape[-1], options.upsampling or "bilinear")
     return mask_loss(logits, batch.masks, found.iou, options.loss_reduction or "mean")
 
@@ -303,7 +317,12 @@ def _batches(
     def gather(start: int) -> Batch:
         step = epoch * math.ceil(len(order) / size) + start // size
         chosen = extra.chosen([samples[row] for row in order[start : start + size]], step)
-        return Batch(cache.get(chosen), prompts_of(chosen), masks.get(chosen), tuple(chosen), step)
+        truth = masks.get(chosen)
+        if options.prompts == "cosam":
+            prompts = cosam_prompts(truth, backbone.site.grid, seed=seed, step=step)
+        else:
+            prompts = prompts_of(chosen)
+        return Batch(cache.get(chosen), prompts, truth, tuple(chosen), step, seed)
 
     starts = range(0, len(order), size)
     return map(gather, starts) if backbone.device.type == "cpu" else _ahead(gather, starts)
