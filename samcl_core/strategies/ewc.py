@@ -89,8 +89,8 @@ class Anchor:
     def added(self, fisher: Mapping[str, Tensor], optimum: Mapping[str, Tensor]) -> Anchor:
         """The anchor with one domain more; the same function of theta as the sum of both, up to rounding."""
         sums, centers, offset = {}, {}, self.offset
-        for name, before in self.fisher.items():
-            old, new, center = before.double(), fisher[name].double(), self.center[name].double()
+        for name in sorted(self.fisher):  # one order of the sums, whatever a file gave back
+            old, new, center = self.fisher[name].double(), fisher[name].double(), self.center[name].double()
             step = optimum[name].double() - center
             total = old + new
             share = torch.where(total > 0, new / total, torch.zeros_like(total))
@@ -100,7 +100,9 @@ class Anchor:
 
     def penalty(self, tensors: Mapping[str, Tensor]) -> Tensor:
         """``sum_k F_k (theta - theta_k)^2`` as a 0-d tensor."""
-        terms = [(self.fisher[name] * (tensors[name] - self.center[name]).square()).sum() for name in self.fisher]
+        terms = [
+            (self.fisher[name] * (tensors[name] - self.center[name]).square()).sum() for name in sorted(self.fisher)
+        ]
         return torch.stack(terms).sum() + self.offset
 
 
