@@ -42,9 +42,9 @@ class Request:
     """What to measure, and with what.
 
     Attributes:
-        strategies: names, see ``samcl_core.benchmarks.STRATEGIES``.
+        strategies: names of methods and groups, see ``samcl_core.benchmarks.methods``.
         seeds: of pictures, points, modules and selectors.
-        orders: names of the stream's orders.
+        orders: names of the stream's orders, or ``positions``.
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
         workers: processes; ``None`` is one a core without a GPU, and one with.
         command: what repeats this, for the head of the table.
@@ -110,17 +110,19 @@ def run_benchmark(root: Path, spec: StreamSpec, request: Request) -> BenchmarkRe
 
     Raises:
         UsageError: something asked for is not known, or the folder holds another benchmark; nothing was begun.
+        DataError: data are missing; nothing was begun.
         BenchmarkFailed: a unit failed; the others are finished.
     """
     from samcl_core.backbones import load_backbone, resolve_device
-    from samcl_core.benchmarks import plan
-    from samcl_core.benchmarks.units import open_benchmark
+    from samcl_core.benchmarks import check_data, open_benchmark, plan, to_do
 
     units = plan(spec, strategies=request.strategies, seeds=request.seeds, orders=request.orders)
     device = str(resolve_device(request.device))
     workers = request.workers or (num_cores() if device == "cpu" else 1)
     request = replace(request, device=device, workers=workers)
-    open_benchmark(root, spec, load_backbone(spec.params_of(request.seeds[0]).backbone).sha256)
+    if to_do(root, units) & {unit.id for unit in units if unit.kind == "data"}:
+        check_data(spec)
+    open_benchmark(root, spec, load_backbone(spec.params_of(request.seeds[0]).backbone).sha256, units)
     runner: Any = ThreadPoolTaskRunner(max_workers=workers + _SPARE_THREADS)
     result: BenchmarkResult = _benchmark.with_options(task_runner=runner)(root, spec, request, units)
     return result
@@ -143,21 +145,30 @@ def _benchmark(root: Path, spec: StreamSpec, request: Request, units: Sequence[U
 
 
 def _run_units(root: Path, spec: StreamSpec, request: Request, units: Sequence[Unit]) -> Outcome:
-    from samcl_core.benchmarks import is_done
+    from samcl_core.benchmarks import to_do
 
     width, is_cpu = request.workers or 1, request.device == "cpu"
-    is_free = is_cpu or all(is_done(root, unit) for unit in units)
+    todo = to_do(root, units)
+    is_free = is_cpu or not todo
     with nullcontext() if is_free else held("gpu"), worker_pool(width, 1 if is_cpu else None) as workers:
-        work = partial(_work, workers, root, spec, request.device)
+        work = partial(_work, workers, root, spec, request.device, todo)
         with _Total(spec.name, len(units)) as total:
             return run_graph(units, _Tasks(work).start, width, total.show)
 
 
-def _work(workers: Workers, root: Path, spec: StreamSpec, device: str, unit: Unit, progress: Progress) -> bool:
-    """Do a unit in a worker; False when it is finished already."""
-    from samcl_core.benchmarks import is_done, run_unit
+def _work(
+    workers: Workers,
+    root: Path,
+    spec: StreamSpec,
+    device: str,
+    todo: frozenset[str],
+    unit: Unit,
+    progress: Progress,
+) -> bool:
+    """Do a unit in a worker; False when it is finished already, or nothing that is left needs it."""
+    from samcl_core.benchmarks import run_unit
 
-    if is_done(root, unit):
+    if unit.id not in todo:
         return False
     workers.run(run_unit, root, spec, unit, device, progress=progress)
     return True
@@ -188,7 +199,7 @@ class _Tasks:
 
 
 def _tags(unit: Unit) -> list[str]:
-    return [f"seed-{unit.seed}", unit.kind, *filter(None, (unit.strategy, unit.domain, unit.order_name))]
+    return [f"seed-{unit.seed}", unit.kind, *filter(None, (unit.method, unit.domain, unit.order_name))]
 
 
 def _error_of(future: Any, raised: Sequence[BaseException]) -> BaseException | None:
@@ -233,11 +244,10 @@ class _Total:
 
 def _show_on_page(root: Path, spec: StreamSpec, units: Sequence[Unit], files: Sequence[Path]) -> None:
     """The tables as artifacts of the flow run."""
-    from samcl_core.benchmarks import STRATEGIES
     from samcl_core.benchmarks.report import planned_cells
     from samcl_core.benchmarks.summary import COST_COLUMNS, SCORE_COLUMNS, strategy_rows, table_rows
 
-    rows = strategy_rows(planned_cells(root, units), STRATEGIES)
+    rows = strategy_rows(planned_cells(root, units))
     header, body = table_rows(rows, (*SCORE_COLUMNS, *COST_COLUMNS))
     key = artifact_key("benchmark", spec.name)
     create_table_artifact([dict(zip(header, row, strict=True)) for row in body], f"{key}-table", spec.title)

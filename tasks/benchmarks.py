@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -80,7 +80,6 @@ def log_benchmark(
     Raises:
         RegistryUnavailable: MLflow cannot be reached; runs that were written before stay.
     """
-    from samcl_core.benchmarks import STRATEGIES
     from samcl_core.benchmarks.report import planned_cells
     from samcl_core.benchmarks.summary import strategy_rows
 
@@ -88,7 +87,7 @@ def log_benchmark(
     cells = planned_cells(root, units)
     flow = {"prefect_flow_run_id": flow_run_id} if flow_run_id else {}
     records = [_cell_record(root, spec, cell, flow) for cell in cells]
-    records.append(_report_record(root, spec, cells, strategy_rows(cells, STRATEGIES), files, flow))
+    records.append(_report_record(root, spec, cells, strategy_rows(cells), files, flow))
     run_ids = []
     with open_tracker(root) as tracker:
         for number, record in enumerate(records, 1):
@@ -109,10 +108,13 @@ def _stream_params(root: Path, spec: StreamSpec) -> dict[str, str]:
 
 
 def _cell_record(root: Path, spec: StreamSpec, cell: Cell, flow: dict[str, str]) -> Record:
+    from samcl_core.benchmarks import parse_method
     from samcl_core.benchmarks.summary import cell_numbers
 
     what = {"strategy": cell.strategy, "order_name": cell.order_name, "seed": str(cell.seed)}
     params = {**_stream_params(root, spec), **what, "order": ",".join(cell.order)}
+    # The digest is over the cell's file, which holds the settings; so it was before they were logged.
+    settings = cell.settings or spec.settings(parse_method(cell.strategy))
     numbers = {f"summary/{key}": value for key, value in cell_numbers(cell).items()}
     metrics = metrics_at(numbers, step=len(cell.order))
     for step in sorted({int(value) for value in cell.frame["step"]}):
@@ -125,11 +127,17 @@ def _cell_record(root: Path, spec: StreamSpec, cell: Cell, flow: dict[str, str])
         digest=digest_json({"cell": cell.digest, "params": params}),
         name=f"{spec.name} {cell.strategy} {cell.order_name} seed {cell.seed}",
         tags={"stream": spec.name, **what, **flow},
-        params=params,
+        params={**params, **_flat(settings)},
         metrics=metrics,
         inputs=[],
         artifacts=[(cell.path, "cell")],
     )
+
+
+def _flat(settings: Mapping[str, Any]) -> dict[str, str]:
+    """``adapter.rank``, ``train.lr`` and so on; the adapter's kind is ``adapter``."""
+    flat = {f"{section}.{name}": str(value) for section, values in settings.items() for name, value in values.items()}
+    return {"adapter" if name == "adapter.kind" else name: value for name, value in flat.items()}
 
 
 def _report_record(
@@ -140,7 +148,10 @@ def _report_record(
     files: Sequence[Path],
     flow: dict[str, str],
 ) -> Record:
-    numbers = {f"{row.strategy}/{key}": stat.mean for row in rows for key, stat in row.numbers.items()}
+    # MLflow takes no @ in the name of a metric.
+    numbers = {
+        f"{row.strategy.replace('@', ' ')}/{key}": stat.mean for row in rows for key, stat in row.numbers.items()
+    }
     params = {
         **_stream_params(root, spec),
         "strategies": ",".join(row.strategy for row in rows),

@@ -23,15 +23,26 @@ __all__ = ["benchmark"]
 
 
 def benchmark(
-    stream: Annotated[str, typer.Argument(help="A built-in stream (synthdomains) or the YAML file of your own.")],
+    stream: Annotated[
+        str, typer.Argument(help="A built-in stream (synthdomains, samcl, cosam) or the YAML file of your own.")
+    ],
     out: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Folder of the results.  [default: benchmarks/STREAM]")
     ] = None,
     seeds: Annotated[str, typer.Option(metavar="N,N,...", help="Seeds of pictures, points and training.")] = "0,1,2",
     orders: Annotated[
-        str | None, typer.Option(metavar="NAME,...", help="Orders of arrival.  [default: all of the stream]")
+        str | None,
+        typer.Option(
+            metavar="NAME,...", help="Orders of arrival; positions: all rotations.  [default: all of the stream]"
+        ),
     ] = None,
-    strategies: Annotated[str | None, typer.Option(metavar="NAME,...", help="What to compare.  [default: all]")] = None,
+    strategies: Annotated[
+        str, typer.Option(metavar="NAME,...", help="What to compare: NAME, NAME@ADAPTER, samcl, cosam, adapters, all.")
+    ] = "samcl",
+    data: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="Folder with the stream's data.  [default: that of the YAML file, or .]"),
+    ] = None,
     workers: Annotated[int | None, typer.Option(min=1, help="Processes.  [default: one a core; one on a GPU]")] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
     num_train: Annotated[int | None, typer.Option(min=2, help="Training images a domain.  [default: the stream's]")] = (
@@ -42,16 +53,18 @@ def benchmark(
     as_json: JsonOption = False,
 ) -> None:
     """Compare strategies on a stream: train, evaluate, tables and plots. Repeat it to continue."""
-    from samcl_core.benchmarks import STRATEGIES, load_stream
+    from samcl_core.benchmarks import expand_methods, load_stream
 
-    spec = load_stream(stream)
+    spec = load_stream(stream, data)
     sizes = {name: value for name, value in (("num_train", num_train), ("num_test", num_test)) if value is not None}
     spec = spec.model_copy(update=sizes)
-    chosen = {
-        "strategies": _names("strategies", strategies, list(STRATEGIES)),
-        "orders": _names("orders", orders, list(spec.orders)),
+    chosen: dict[str, tuple[Any, ...]] = {
+        "strategies": _names(strategies),
+        "orders": tuple(spec.orders) if orders is None else _names(orders),
         "seeds": _seeds(seeds),
     }
+    expand_methods(chosen["strategies"])
+    spec.order_names(chosen["orders"])
     root = (out or Path("benchmarks") / spec.name).resolve()
     command = _command(stream, sizes, chosen)
     board = Board()
@@ -61,16 +74,8 @@ def benchmark(
     _answer(result, spec, chosen, board, as_json=as_json)
 
 
-def _names(option: str, given: str | None, known: Sequence[str]) -> tuple[str, ...]:
-    """What was asked for, once each; everything when nothing was said."""
-    from samcl_core.errors import UsageError
-
-    names = tuple(dict.fromkeys(name.strip() for name in given.split(",") if name.strip())) if given else tuple(known)
-    unknown = [name for name in names if name not in known]
-    if unknown or not names:
-        found = f"does not know {', '.join(unknown)}" if unknown else "is empty"
-        raise UsageError(f"--{option} {found}, expected some of: {', '.join(known)}")
-    return names
+def _names(given: str) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(name.strip() for name in given.split(",") if name.strip()))
 
 
 def _seeds(given: str) -> tuple[int, ...]:
@@ -107,12 +112,12 @@ def _call(root: Path, spec: StreamSpec, request: Request) -> BenchmarkResult:
 def _answer(
     result: BenchmarkResult, spec: StreamSpec, chosen: dict[str, tuple[Any, ...]], board: Board, *, as_json: bool
 ) -> None:
-    from samcl_core.benchmarks import STRATEGIES, plan
+    from samcl_core.benchmarks import plan
     from samcl_core.benchmarks.report import planned_cells
     from samcl_core.benchmarks.summary import strategy_rows
     from tasks.tracking import run_url
 
-    rows = strategy_rows(planned_cells(result.root, plan(spec, **chosen)), STRATEGIES)
+    rows = strategy_rows(planned_cells(result.root, plan(spec, **chosen)))
     if as_json:
         emit_json(_values(result, spec, chosen, rows, board))
     else:

@@ -13,7 +13,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from samcl_core.benchmarks.methods import titles_of
+from samcl_core.benchmarks.paper_tables import cosam_page, grouped, markdown, samcl_page
 from samcl_core.benchmarks.summary import (
+    COLUMNS,
     COST_COLUMNS,
     SCORE_COLUMNS,
     Column,
@@ -82,22 +85,24 @@ def build_report(
     Raises:
         DataError: no cell is finished.
     """
-    from samcl_core.benchmarks.pictures import comparison_plot, domain_sheet, forgetting_plot, r_matrix_plots
-    from samcl_core.benchmarks.units import STRATEGIES
+    from samcl_core.benchmarks.pictures import (
+        bytes_plot,
+        comparison_plot,
+        domain_sheet,
+        forgetting_plot,
+        r_matrix_plots,
+    )
 
     cells, folder = planned_cells(root, units), root / REPORT
     facts = _facts(root, spec, cells, command or f"samcl benchmark {spec.name}", device)
-    files = write_tables(folder, spec, cells, facts, STRATEGIES)
-    comparison_plot(cells, STRATEGIES, folder / "comparison.png")
-    forgetting_plot(cells, STRATEGIES, folder / "forgetting.png")
-    files += [folder / "comparison.png", folder / "forgetting.png", *r_matrix_plots(cells, _main_order(spec), folder)]
-    seed = min(cell.seed for cell in cells)
-    domain_sheet(spec, seed, folder / "domains.jpg")
+    files = write_tables(folder, spec, cells, facts)
+    plots = {"comparison": comparison_plot, "forgetting": forgetting_plot, "bytes": bytes_plot}
+    for name, plot in plots.items():
+        plot(cells, folder / f"{name}.png")
+    files += [folder / f"{name}.png" for name in plots]
+    files += r_matrix_plots(cells, "default", folder)
+    domain_sheet(root, spec, min(cell.seed for cell in cells), folder / "domains.jpg")
     return [*files, folder / "domains.jpg"]
-
-
-def _main_order(spec: StreamSpec) -> str:
-    return "default" if "default" in spec.orders else next(iter(spec.orders))
 
 
 def _facts(root: Path, spec: StreamSpec, cells: Sequence[Cell], command: str, device: str) -> dict[str, str]:
@@ -106,11 +111,15 @@ def _facts(root: Path, spec: StreamSpec, cells: Sequence[Cell], command: str, de
     record = root / "benchmark.json"
     sha256 = json.loads(record.read_text(encoding="utf-8"))["backbone_sha256"][:12] if record.is_file() else MISSING
     sizes = f"{spec.size_px} px, {spec.num_train} training and {spec.num_test} test images a domain"
+    if not spec.is_drawn:
+        counts = {cell.order: cell.frame.drop_duplicates("domain") for cell in cells[:1]}
+        sizes = ", ".join(f"{row.domain} {row.n}" for rows in counts.values() for row in rows.itertuples())
+        sizes = f"test images: {sizes}"
     return {
         "command": f"`{command}`",
         "stream": f"{spec.name}: {sizes}",
         "seeds": ", ".join(map(str, sorted({cell.seed for cell in cells}))),
-        "orders": "; ".join(f"{name} ({', '.join(spec.orders.get(name, ()))})" for name in orders),
+        "orders": "; ".join(f"{name} ({', '.join(spec.order(name))})" for name in orders),
         "backbone": f"{spec.params_of(0).backbone.name}, sha256 {sha256}",
         "machine": machine_kind(device),
     }
@@ -135,14 +144,14 @@ def machine_kind(device: str = "cpu") -> str:
 # Tables ---------------------------------------------------------------------------------------------------------------
 
 
-def write_tables(
-    folder: Path, spec: StreamSpec, cells: Sequence[Cell], facts: Mapping[str, str], titles: dict[str, str]
-) -> list[Path]:
-    """Write ``table.md``, ``table.csv``, ``cells.csv``, ``per_domain.md`` and ``per_domain.csv``."""
-    rows = strategy_rows(cells, titles)
+def write_tables(folder: Path, spec: StreamSpec, cells: Sequence[Cell], facts: Mapping[str, str]) -> list[Path]:
+    """Write ``table``, ``samcl_table``, ``cosam_table`` and ``per_domain`` as pages, and files of all numbers."""
+    rows, titles = strategy_rows(cells), titles_of([cell.strategy for cell in cells])
     head = "\n".join(f"- {name}: {text}" for name, text in facts.items())
     texts = {
         "table.md": _table_page(spec, rows, head),
+        "samcl_table.md": samcl_page(spec.title, head, cells),
+        "cosam_table.md": cosam_page(spec.title, head, rows),
         "table.csv": _table_csv(rows, cells),
         "cells.csv": _cells_csv(cells),
         "per_domain.md": _domain_page(spec, cells, titles, head),
@@ -154,6 +163,10 @@ def write_tables(
 
 
 def _table_page(spec: StreamSpec, rows: Sequence[StrategyRow], head: str) -> str:
+    def table(columns: Sequence[Column]) -> str:
+        header, body = table_rows(rows, columns)
+        return markdown(header, grouped([row.family for row in rows], body))
+
     return (
         "\n\n".join(
             [
@@ -161,9 +174,9 @@ def _table_page(spec: StreamSpec, rows: Sequence[StrategyRow], head: str) -> str
                 head,
                 _HOW_TO_READ,
                 "## Accuracy and forgetting",
-                _markdown(*table_rows(rows, SCORE_COLUMNS)),
+                table(SCORE_COLUMNS),
                 "## Selector and cost",
-                _markdown(*table_rows(rows, COST_COLUMNS)),
+                table(COST_COLUMNS),
                 "\n".join(f"- **{column.header}**: {column.meaning}" for column in (*SCORE_COLUMNS, *COST_COLUMNS)),
             ]
         )
@@ -171,14 +184,9 @@ def _table_page(spec: StreamSpec, rows: Sequence[StrategyRow], head: str) -> str
     )
 
 
-def _markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    lines = [header, ["---", *["---:"] * (len(header) - 1)], *rows]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
-
-
 def _table_csv(rows: Sequence[StrategyRow], cells: Sequence[Cell]) -> str:
     """One row a strategy; scores in points, percent and bytes as in the page, but with all digits."""
-    columns = (*SCORE_COLUMNS, *COST_COLUMNS)
+    columns = COLUMNS
     parts = [f"{_csv_header(column)} {part}" for column in columns for part in ("mean", "std")]
     lines: list[list[object]] = [["strategy", "title", "cells", "seeds", "orders", *parts]]
     for row in rows:
@@ -199,7 +207,7 @@ def _csv_stat(stat: Stat | None, scale: float) -> list[object]:
 
 def _cells_csv(cells: Sequence[Cell]) -> str:
     """One row a cell, for statistics of one's own."""
-    columns = (*SCORE_COLUMNS, *COST_COLUMNS)
+    columns = COLUMNS
     lines: list[list[object]] = [["strategy", "order", "seed", *(_csv_header(column) for column in columns)]]
     for cell in cells:
         numbers = cell_numbers(cell)
@@ -224,7 +232,7 @@ def _domain_page(spec: StreamSpec, cells: Sequence[Cell], titles: dict[str, str]
         if own := [cell for cell in cells if cell.strategy == strategy]:
             rows.append([title, *(_IOU.shown(domain_stats(own, name), len(own)) for name in spec.domains)])
     text = "IoU x 100 on the test images after the last step, mean ± sample deviation over seeds and orders."
-    return "\n\n".join([f"# {spec.title}: each domain", head, text, _markdown(header, rows)]) + "\n"
+    return "\n\n".join([f"# {spec.title}: each domain", head, text, markdown(header, rows)]) + "\n"
 
 
 def _domain_csv(spec: StreamSpec, cells: Sequence[Cell], titles: dict[str, str]) -> str:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
+from samcl_core.benchmarks.methods import parse_method, titles_of
 from samcl_core.errors import DataError
 from samcl_core.evaluation.rmatrix import (
     SELECTOR_ACCURACY,
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
     from samcl_core.benchmarks.units import Cell
 
 __all__ = [
+    "COLUMNS",
+    "COSAM_COLUMNS",
     "COST_COLUMNS",
     "SCORE_COLUMNS",
     "Column",
@@ -39,6 +42,7 @@ __all__ = [
     "domain_stats",
     "mean_frame",
     "stat_of",
+    "step_numbers",
     "strategy_rows",
     "table_rows",
 ]
@@ -105,11 +109,28 @@ COST_COLUMNS = (
     _bytes("selector_bytes", "Selector", "the fitted selector"),
     _bytes("state_bytes_per_domain", "State a domain", "kept of one domain for later fits"),
     _bytes("state_bytes_shared", "State shared", "kept once for later fits"),
-    Column("num_parameters", "Parameters", "trained weights of all modules", 0, 1.0, has_deviation=False),
-    _bytes("module_bytes", "Modules", "their files"),
-    Column("train_seconds", "Training, s", "training of the one module", 0, 1.0, has_deviation=False),
+    Column("num_parameters", "Parameters", "trained weights, of all modules", 0, 1.0, has_deviation=False),
+    _bytes("model_bytes", "Model", "what masks need: trained weights, and the selector's"),
+    _bytes("memory_bytes", "Memory", "what only later learning needs, files of stored samples included"),
+    Column("train_seconds", "Training, s", "of all domains, without the selector", 0, 1.0, has_deviation=False),
 )
 """What the selector does, what is stored and how long it takes; after the last step."""
+
+COSAM_COLUMNS = (
+    Column("last", "Last-IoU", "mean over j of R[T, j]"),
+    Column("avg", "Avg-IoU", "mean over the steps i of the mean over j <= i of R[i, j]"),
+    Column("ff", "FF-IoU", "mean over j < T of R[j, j] - R[T, j]", 2),
+    Column("boundary_last", "Last-BIoU", "the same of the boundary IoU"),
+    Column("boundary_avg", "Avg-BIoU", "the same of the boundary IoU"),
+    Column("boundary_ff", "FF-BIoU", "the same of the boundary IoU", 2),
+    Column("natural_iou", "Natural IoU", "R[T, j] on natural images, which are never learnt"),
+    Column("natural_boundary", "Natural BIoU", "the same of the boundary IoU"),
+    _bytes("stored_bytes", "Stored", "model and memory"),
+)
+"""The columns of CoSAM's tables, in points, and what is stored."""
+
+COLUMNS = tuple({column.key: column for column in (*COSAM_COLUMNS, *SCORE_COLUMNS, *COST_COLUMNS)}.values())
+"""Every number of a cell once."""
 
 
 @dataclass(frozen=True)
@@ -128,12 +149,14 @@ class StrategyRow:
     Attributes:
         strategy: its name.
         title: for people.
+        family: heading of the row.
         num_cells: seeds x orders that were measured.
         numbers: key of a column to its mean and deviation; a number that does not exist is not there.
     """
 
     strategy: str
     title: str
+    family: str
     num_cells: int
     numbers: dict[str, Stat]
 
@@ -153,32 +176,56 @@ def stat_of(values: Iterable[float]) -> Stat:
 
 
 def cell_numbers(cell: Cell) -> dict[str, float]:
-    """Every number of ``SCORE_COLUMNS`` and ``COST_COLUMNS`` that the cell has; scores are shares 0..1.
+    """Every number of ``COLUMNS`` that the cell has; scores are shares 0..1.
 
     A strategy that was measured before and after only (joint) has no forgetting and no transfer. Of plain SAM, which
     is the same after every step, what is 0 by definition (forgetting, retention) is left out.
     """
     order, frame = cell.order, cell.frame
     is_plain = int(frame["step"].max()) == 0
-    iou = _matrix(frame, "iou", order, is_plain)
+    iou, edge = (_matrix(frame, metric, order, is_plain) for metric in ("iou", "boundary_iou"))
     last, natural, unseen = len(order), domains_of(frame, "natural"), domains_of(frame, "unseen")
     functions: dict[str, Callable[[], float]] = {
         "aa": lambda: samcl_aa(iou, order),
         "ft": lambda: samcl_ft(iou, order),
         "last": lambda: cosam_last(iou, order),
         "avg": lambda: cosam_avg(iou, order),
-        "boundary_last": lambda: cosam_last(_matrix(frame, "boundary_iou", order, is_plain), order),
+        "boundary_last": lambda: cosam_last(edge, order),
+        "boundary_avg": lambda: cosam_avg(edge, order),
+        "natural_iou": lambda: _mean_of(iou, natural, last),
+        "natural_boundary": lambda: _mean_of(edge, natural, last),
     }
     if not is_plain:
         functions |= {
             "fm": lambda: samcl_fm(iou, order),
             "ff": lambda: cosam_ff(iou, order),
+            "boundary_ff": lambda: cosam_ff(edge, order),
             "natural_retention": lambda: natural_retention(iou, natural, last),
             "unseen_gain": lambda: unseen_gain(iou, unseen, last),
         }
-    found = {key: _or_nan(function) for key, function in functions.items()} | _selector_numbers(cell) | cell.facts
-    known = [column.key for column in (*SCORE_COLUMNS, *COST_COLUMNS)]
-    return {key: found[key] for key in known if math.isfinite(found.get(key, math.nan))}
+    found = {key: _or_nan(function) for key, function in functions.items()}
+    found |= _selector_numbers(cell) | cell.facts | _sizes(cell)
+    return {column.key: found[column.key] for column in COLUMNS if math.isfinite(found.get(column.key, math.nan))}
+
+
+def _mean_of(matrix: pd.DataFrame, domains: Sequence[str], step: int) -> float:
+    values = [float(matrix.at[step, name]) for name in domains] if step in matrix.index else []  # type: ignore[arg-type]
+    return math.fsum(values) / len(values) if values else math.nan
+
+
+def _sizes(cell: Cell) -> dict[str, float]:
+    """Bytes of model and memory. Cells of version 0.1 hold the size of the modules' files, and no memory."""
+    facts, found = cell.facts, {}
+    if "model_bytes" in facts or "module_bytes" in facts:
+        found["model_bytes"] = facts.get("model_bytes", facts.get("module_bytes", 0)) + facts.get("selector_bytes", 0)
+    if "state_bytes_shared" in facts:
+        of_domains = facts["state_bytes_per_domain"] * len(cell.order)
+        found["memory_bytes"] = facts.get("memory_bytes", of_domains + facts["state_bytes_shared"])
+    elif "memory_bytes" in facts or cell.strategy in ("oracle", "naive"):
+        found["memory_bytes"] = facts.get("memory_bytes", 0.0)
+    if len(found) == 2:
+        found["stored_bytes"] = sum(found.values())
+    return found
 
 
 def _matrix(frame: pd.DataFrame, metric: str, order: Sequence[str], is_plain: bool) -> pd.DataFrame:
@@ -200,33 +247,43 @@ def _selector_numbers(cell: Cell) -> dict[str, float]:
     return {names[str(role)]: float(value) for role, value in means.items()}
 
 
-def curve(cell: Cell) -> list[float]:
-    """Mean IoU of the domains learnt so far, ``AA_i`` for i = 1..T; NaN where a step was not measured."""
-    iou = _matrix(cell.frame, "iou", cell.order, int(cell.frame["step"].max()) == 0)
+def step_numbers(cell: Cell, key: str) -> list[float]:
+    """``AA_i``, ``FM_i`` or ``FT_i`` (``key`` is ``aa``, ``fm`` or ``ft``) for i = 1..T; NaN where there is none.
+
+    Plain SAM has a transfer, and nothing that it could forget.
+    """
+    is_plain = int(cell.frame["step"].max()) == 0
+    iou = _matrix(cell.frame, "iou", cell.order, is_plain)
+    functions: dict[str, Callable[..., float]] = {"aa": samcl_aa, "fm": samcl_fm, "ft": samcl_ft}
 
     def at(step: int) -> float:
-        return _or_nan(lambda: samcl_aa(iou, cell.order, step))
+        if is_plain and key == "fm":
+            return math.nan
+        return _or_nan(lambda: functions[key](iou, cell.order, step))
 
     return [at(step) for step in range(1, len(cell.order) + 1)]
+
+
+def curve(cell: Cell) -> list[float]:
+    """Mean IoU of the domains learnt so far, ``AA_i`` for i = 1..T; NaN where a step was not measured."""
+    return step_numbers(cell, "aa")
 
 
 # Many cells -----------------------------------------------------------------------------------------------------------
 
 
-def strategy_rows(cells: Sequence[Cell], titles: dict[str, str]) -> list[StrategyRow]:
-    """One row a strategy, in the order of ``titles``; strategies without a cell are left out.
+def strategy_rows(cells: Sequence[Cell]) -> list[StrategyRow]:
+    """One row a strategy that has a cell, families together.
 
     Plain SAM is measured once a seed; its transfer and its average over the steps are means over all orders.
     """
     orders = list(dict.fromkeys(cell.order for cell in cells))
     rows = []
-    for strategy, title in titles.items():
+    for strategy, title in titles_of([cell.strategy for cell in cells]).items():
         own = [_over_orders(cell, orders) for cell in cells if cell.strategy == strategy]
-        keys = [column.key for column in (*SCORE_COLUMNS, *COST_COLUMNS)]
-        values = {key: [numbers[key] for numbers in own if key in numbers] for key in keys}
-        if own:
-            numbers = {key: stat_of(found) for key, found in values.items() if found}
-            rows.append(StrategyRow(strategy, title, len(own), numbers))
+        values = {column.key: [numbers[column.key] for numbers in own if column.key in numbers] for column in COLUMNS}
+        numbers = {key: stat_of(found) for key, found in values.items() if found}
+        rows.append(StrategyRow(strategy, title, parse_method(strategy).family, len(own), numbers))
     return rows
 
 

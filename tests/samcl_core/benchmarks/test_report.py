@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from samcl_core.benchmarks import STRATEGIES, Cell, StreamSpec, read_cells
+from samcl_core.benchmarks import Cell, StreamSpec, read_cells
 from samcl_core.benchmarks.report import build_report, machine_kind, planned_cells
 from samcl_core.benchmarks.summary import (
     COST_COLUMNS,
@@ -109,6 +109,10 @@ def test_the_numbers_of_a_cell_are_the_formulas(root: Path) -> None:
         "avg": (0.8 + (0.7 + 0.9) / 2 + last) / 3,
         "ff": ((0.8 - 0.6) + (0.9 - 0.85)) / 2,
         "boundary_last": last / 2,
+        "boundary_avg": (0.8 + (0.7 + 0.9) / 2 + last) / 6,
+        "boundary_ff": ((0.8 - 0.6) + (0.9 - 0.85)) / 4,
+        "natural_iou": 0.48,
+        "natural_boundary": 0.24,
         "natural_retention": 0.48 - 0.5,
         "unseen_gain": 0.43 - 0.4,
         "selector_learnt": 0.75,
@@ -123,10 +127,13 @@ def test_the_numbers_of_a_cell_are_the_formulas(root: Path) -> None:
 def test_what_a_strategy_does_not_have_is_left_out(root: Path) -> None:
     (joint,), (plain,) = cells_of(root, "joint"), cells_of(root, "zero_shot")
     assert set(cell_numbers(joint)) == {
-        *("aa", "last", "boundary_last", "natural_retention", "unseen_gain", "num_parameters")
+        *("aa", "last", "boundary_last", "natural_retention", "natural_iou", "natural_boundary"),
+        *("unseen_gain", "num_parameters"),
     }
     numbers = cell_numbers(plain)
-    assert set(numbers) == {"aa", "ft", "last", "avg", "boundary_last"}
+    assert set(numbers) == {
+        *("aa", "ft", "last", "avg", "boundary_last", "boundary_avg", "natural_iou", "natural_boundary")
+    }
     assert numbers["aa"] == pytest.approx(0.2)
     assert numbers["ft"] == pytest.approx((0.3 + 0.1) / 2)
     assert numbers["avg"] == pytest.approx((0.2 + 0.25 + 0.2) / 3)
@@ -147,8 +154,8 @@ def test_mean_and_deviation() -> None:
 
 
 def test_tables_show_points_deviations_and_dashes(root: Path) -> None:
-    rows = {row.strategy: row for row in strategy_rows(read_cells(root), STRATEGIES)}
-    assert list(rows) == ["zero_shot", "bank_gaussian", "naive", "joint"]
+    rows = {row.strategy: row for row in strategy_rows(read_cells(root))}
+    assert list(rows) == ["zero_shot", "naive", "joint", "bank_gaussian"]
     header, body = table_rows(list(rows.values()), SCORE_COLUMNS)
     shown = {name: dict(zip(header, line, strict=True)) for name, line in zip(rows, body, strict=True)}
     assert header[1:4] == ["AA (SAMCL)", "FM (SAMCL)", "FT (SAMCL)"]
@@ -170,7 +177,7 @@ def test_tables_show_points_deviations_and_dashes(root: Path) -> None:
 
 def test_plain_sam_is_read_in_every_order(root: Path) -> None:
     write_cell(root, "naive", FORGETS, order="reverse")
-    plain = strategy_rows(read_cells(root), STRATEGIES)[0]
+    plain = strategy_rows(read_cells(root))[0]
     # B and C come next in one order, B and A in the other.
     assert plain.numbers["ft"].mean == pytest.approx(((0.3 + 0.1) / 2 + (0.3 + 0.2) / 2) / 2)
     assert (plain.num_cells, plain.numbers["ft"].n) == (1, 1)
@@ -191,8 +198,9 @@ def test_the_report_holds_tables_plots_and_pictures(root: Path) -> None:
     (root / "benchmark.json").write_text(json.dumps({"backbone_sha256": "0123456789abcdef"}))
     files = build_report(root, SPEC, command="samcl benchmark three.yaml --seeds 0,1")
     assert [path.name for path in files] == [
-        *("table.md", "table.csv", "cells.csv", "per_domain.md", "per_domain.csv", "comparison.png", "forgetting.png"),
-        *("r_matrix_bank_gaussian.png", "r_matrix_naive.png", "domains.jpg"),
+        *("table.md", "samcl_table.md", "cosam_table.md", "table.csv", "cells.csv", "per_domain.md", "per_domain.csv"),
+        *("comparison.png", "forgetting.png", "bytes.png"),
+        *("r_matrix_naive.png", "r_matrix_bank_gaussian.png", "domains.jpg"),
     ]
     page = (root / "report" / "table.md").read_text()
     for part in ("`samcl benchmark three.yaml --seeds 0,1`", "seeds: 0, 1", "sha256 0123456789ab\n", machine_kind()):
@@ -224,10 +232,53 @@ def test_two_orders_are_two_panels(root: Path) -> None:
     from samcl_core.benchmarks.pictures import forgetting_plot
 
     cells = read_cells(root)
-    forgetting_plot([cell for cell in cells if cell.order_name == "default"], STRATEGIES, one)
-    forgetting_plot(cells, STRATEGIES, two)
+    forgetting_plot([cell for cell in cells if cell.order_name == "default"], one)
+    forgetting_plot(cells, two)
     with Image.open(one) as single, Image.open(two) as double:
         assert double.size[0] > 1.5 * single.size[0]
+
+
+def lines_of(page: Path, heading: str = "") -> list[list[str]]:
+    """Cells of the first table below a heading, without its rule."""
+    text = page.read_text().split(heading, 1)[1] if heading else page.read_text()
+    lines = text[text.index("| strategy") :].split("\n\n")[0].splitlines()
+    return [[part.strip() for part in line.strip("|").split("|")] for line in lines if not line.startswith("| ---")]
+
+
+def test_tables_of_both_papers_group_the_strategies(root: Path) -> None:
+    write_cell(root, "ewc", FORGETS, model_bytes=3 * 1024.0, memory_bytes=1024.0)
+    build_report(root, SPEC, command="x")
+    header, *rows = lines_of(root / "report" / "cosam_table.md")
+    names = [row[0] for row in rows]
+    families = ["**zero-shot**", "**single adapter**", "**adapter pool**"]
+    assert [name for name in names if name.startswith("**")] == families
+    assert names.index("EWC, hq_decoder") == names.index("one module, trained in sequence") + 1
+    ewc = dict(zip(header, rows[names.index("EWC, hq_decoder")], strict=True))
+    # Last 71.67, Avg (80 + 80 + 71.67) / 3, FF (20 + 5) / 2; the boundary is half of it.
+    assert (ewc["Last-IoU"], ewc["Avg-IoU"], ewc["FF-IoU"]) == ("71.7", "77.2", "12.50")
+    assert (ewc["Last-BIoU"], ewc["FF-BIoU"], ewc["Natural IoU"], ewc["Stored"]) == ("35.8", "6.25", "48.0", "4.0 KiB")
+
+    page = root / "report" / "samcl_table.md"
+    assert page.read_text().count("## ") == 3
+    header, *rows = lines_of(page, "## AA, order default")
+    assert header == ["strategy", "A", "B", "C"]
+    found = {row[0]: row[1:] for row in rows}
+    assert found["zero-shot"] == ["20.0", "25.0", "20.0"]
+    assert found["EWC, hq_decoder"] == ["80.0", "80.0", "71.7"]
+    assert found["one module, trained jointly"] == ["–", "–", "71.7"]
+    assert found["one module, trained in sequence"] == ["80.0 ± 0.0", "80.0 ± 0.0", "70.0 ± 2.4"]
+    _, *rows = lines_of(page, "## FM, order default")
+    assert {row[0]: row[1:] for row in rows}["EWC, hq_decoder"] == ["0.00", "5.00", "8.33"]
+    _, *rows = lines_of(page, "## FT, order default")
+    assert {row[0]: row[1:] for row in rows}["EWC, hq_decoder"] == ["–", "35.0", "27.5"]
+
+
+def test_bytes_of_older_cells_are_those_of_their_files(root: Path) -> None:
+    write_cell(
+        root, "bank_mlp", FORGETS, module_bytes=100, selector_bytes=10, state_bytes_per_domain=5, state_bytes_shared=2
+    )
+    numbers = cell_numbers(cells_of(root, "bank_mlp")[0])
+    assert (numbers["model_bytes"], numbers["memory_bytes"], numbers["stored_bytes"]) == (110, 3 * 5 + 2, 127)
 
 
 def test_without_a_cell_there_is_no_report(tmp_path: Path) -> None:
