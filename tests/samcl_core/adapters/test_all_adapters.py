@@ -226,3 +226,19 @@ def _values(options: Mapping[str, Any]) -> list[tuple[str, Any]]:
 def test_numbers_are_checked(kind: str, option: str, value: Any, backbones: dict[str, Backbone]) -> None:
     with pytest.raises(ConfigError, match=f"{option} is {value!r}"):
         build_adapter(kind, backbones["sam"].site, **{option: value})
+
+
+@pytest.mark.parametrize("kind", sorted(OPTIONS))
+def test_modules_run_under_autocast(kind: str) -> None:
+    backbone = tiny_backbone()
+    adapter = build_adapter(kind, backbone.site, **OPTIONS[kind])
+    draw = np.random.default_rng(7)
+    images = [draw.integers(0, 256, (40, 50, 3), dtype=np.uint8) for _ in range(len(PROMPTS))]
+    prefix = backbone.prefix(torch.stack([backbone.preprocess(image) for image in images]), adapter.plan)
+    modules = [{name: value.float() for name, value in trained(adapter, seed).items()} for seed in (1, 2)]
+    hooks = adapter.hooks(stacked(adapter, modules), PROMPTS, torch.tensor([0, 1, 0, 1, 1]))
+    with torch.no_grad():
+        full = backbone.suffix(prefix, PROMPTS, hooks).logits
+        with torch.autocast("cpu", torch.bfloat16):
+            short = backbone.suffix(prefix, PROMPTS, hooks).logits
+    assert float((short.float() - full).abs().mean()) < 0.2 * float(full.std())
