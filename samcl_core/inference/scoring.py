@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 import pandas as pd
@@ -14,7 +14,7 @@ from samcl_core.backbones.base import Backbone, Masks, Prefix, Prompts
 from samcl_core.config import EvaluateParams
 from samcl_core.domains import Sample, load_mask
 from samcl_core.evaluation.metrics import binarize, mask_metrics
-from samcl_core.inference.segmenter import Routing
+from samcl_core.inference.segmenter import Routing, Segmenter
 from samcl_core.progress import Progress, silent
 from samcl_core.training import PrefixCache, box_prompts, masks_of, prompts_of, resize_logits
 
@@ -56,10 +56,11 @@ def score_samples(
     """
     rows: dict[int, dict[str, object]] = {}
     prompts = box_prompts if params.prompts == "box" else prompts_of
+    answer = _answers(segmenter, cache, module)
     for batch in _batches(samples, params.batch_size):
         chosen = [samples[row] for row in batch]
         prefix = cache.get(chosen).to(segmenter.backbone.device)
-        masks, routing = segmenter.segment(prefix, prompts(chosen).to(segmenter.backbone.device), module)
+        masks, routing = answer(chosen, prefix, prompts(chosen).to(segmenter.backbone.device))
         values = _metrics(masks.logits, chosen, segmenter.backbone.image_size, params)
         for position, row in enumerate(batch):
             rows[row] = {
@@ -71,6 +72,16 @@ def score_samples(
             }
         progress("score", len(rows), len(samples))
     return pd.DataFrame([rows[row] for row in range(len(samples))])
+
+
+def _answers(
+    segmenter: Answering, cache: PrefixCache, module: str
+) -> Callable[[Sequence[Sample], Prefix, Prompts], tuple[Masks, Routing]]:
+    if isinstance(segmenter, Segmenter) and segmenter.is_looking(module):
+        return lambda samples, prefix, prompts: segmenter.segment(
+            prefix, prompts, module, segmenter.queries(samples, cache)
+        )
+    return lambda samples, prefix, prompts: segmenter.segment(prefix, prompts, module)
 
 
 def _batches(samples: Sequence[Sample], size: int) -> list[list[int]]:

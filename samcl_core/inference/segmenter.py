@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -17,10 +17,13 @@ from samcl_core.backbones.base import FRAME_PX, Backbone, Masks, Prefix, PrefixP
 from samcl_core.backbones.build import load_backbone
 from samcl_core.bank import Bank, stack_modules
 from samcl_core.config import BackboneParams
+from samcl_core.domains import Sample
 from samcl_core.errors import PromptError, UsageError
 from samcl_core.evaluation.metrics import binarize
+from samcl_core.inference.queries import QueryCache
+from samcl_core.selectors import TokenSelector
 from samcl_core.selectors.base import PLAIN
-from samcl_core.training import resize_logits
+from samcl_core.training import PrefixCache, resize_logits
 
 __all__ = ["Prediction", "Prompt", "Routing", "Segmenter", "stack_prompts"]
 
@@ -97,7 +100,15 @@ class Prediction:
 
 
 class Segmenter:
-    """A frozen backbone and a bank. Nothing is copied or reloaded when the module changes from sample to sample."""
+    """A frozen backbone and a bank. Nothing is copied or reloaded when the module changes from sample to sample.
+
+    Attributes:
+        backbone: frozen.
+        bank: its modules and selector; ``None`` is the plain backbone.
+        plan: of the prefixes that the modules need.
+        names: ``plain``, then the domains of the bank.
+        looker: the bank's selector where it looks at images instead of embeddings (kind ``tokens``).
+    """
 
     def __init__(self, backbone: Backbone, bank: Bank | None = None) -> None:
         """``bank=None`` or a bank without modules is the plain backbone."""
@@ -105,6 +116,8 @@ class Segmenter:
         self.bank = bank
         self._adapter: Adapter | None = None
         self._stack: ModuleTensors = {}
+        self.looker: TokenSelector | None = None
+        self._queries: QueryCache | None = None
         self.plan = PrefixPlan()
         self.names: tuple[str, ...] = (PLAIN,)
         if bank is not None and bank.modules:
@@ -115,6 +128,9 @@ class Segmenter:
             self._stack = {name: tensor.to(backbone.device) for name, tensor in stack.items()}
             self.names = (PLAIN, *bank.names)
             bank.selector.to(backbone.device)
+            if isinstance(bank.selector, TokenSelector):
+                self.looker = bank.selector.bound(backbone)
+                self._queries = QueryCache(self.looker)
 
     @staticmethod
     def load(bank: Path | None, backbone: BackboneParams, device: str = "cpu") -> Segmenter:
@@ -131,6 +147,8 @@ class Segmenter:
 
     def route(self, embedding: Tensor, module: str | Sequence[str] = AUTO) -> Routing:
         """Choose a module for each row of (B, C) embeddings, or take the named one(s).
+
+        For a bank whose selector looks at images these are its queries: ``looker.query(pixels)``.
 
         Raises:
             UsageError: a name is neither ``auto``, ``plain`` nor a domain of the bank.
@@ -160,13 +178,60 @@ class Segmenter:
         return choice.index + 1, choice.confidence, choice.novelty
 
     @torch.no_grad()
-    def segment(self, prefix: Prefix, prompts: Prompts, module: str | Sequence[str] = AUTO) -> tuple[Masks, Routing]:
-        """Masks of a batch whose prefix is known; samples of different domains share one pass."""
-        routing = self.route(prefix.embedding, module)
+    def segment(
+        self,
+        prefix: Prefix,
+        prompts: Prompts,
+        module: str | Sequence[str] = AUTO,
+        query: Tensor | None = None,
+    ) -> tuple[Masks, Routing]:
+        """Masks of a batch whose prefix is known; samples of different domains share one pass.
+
+        Args:
+            prefix: by ``plan``.
+            prompts: one row a sample.
+            module: ``auto``, ``plain``, a domain, or one of these a sample.
+            query: (B, C), needed for ``auto`` by a bank whose selector looks at images (``looker``).
+
+        Raises:
+            UsageError: an unknown module name, or the query is missing.
+        """
+        routing = self._routing(prefix, module, query)
         if self._adapter is None:
             return self.backbone.suffix(prefix, prompts), routing
         hooks = self._adapter.hooks(self._stack, prompts, routing.rows)
         return self.backbone.suffix(prefix, prompts, hooks), routing
+
+    def is_looking(self, module: str | Sequence[str] = AUTO) -> bool:
+        """Whether ``segment`` needs a query to answer ``module``."""
+        return self.looker is not None and (module == AUTO or (not isinstance(module, str) and AUTO in module))
+
+    def queries(self, samples: Sequence[Sample], cache: PrefixCache) -> Tensor | None:
+        """(n, C) queries of samples for ``segment``, each image looked at once; ``None`` without a ``looker``.
+
+        Raises:
+            ImageError: an image cannot be read.
+            DataError: an image is not the one of the manifest any more.
+        """
+        return None if self._queries is None else self._queries.get(samples, cache)
+
+    def _routing(self, prefix: Prefix, module: str | Sequence[str], query: Tensor | None) -> Routing:
+        if self.looker is None:
+            return self.route(prefix.embedding, module)
+        if query is None and self.is_looking(module):
+            raise UsageError(
+                "the selector of this bank looks at images, found prefixes alone",
+                hint="give segment the query, looker.query(pixels), or name the module",
+            )
+        # Every module is named: what the selector would make of a mean embedding says nothing.
+        routing = self.route(prefix.embedding if query is None else query, module)
+        return routing if query is not None else replace(routing, novelty=torch.zeros_like(routing.novelty))
+
+    def _look(self, pixels: Tensor, module: Sequence[str]) -> tuple[Prefix, Tensor | None]:
+        """Prefix, and the query where one is needed: of one pass, where the selector's form allows it."""
+        if self.looker is None or not self.is_looking(module):
+            return self.backbone.prefix(pixels, self.plan), None
+        return self.looker.look(pixels, self.plan)
 
     @torch.no_grad()
     def predict(
@@ -197,7 +262,9 @@ class Segmenter:
         for rows in _alike(prompts, batch_size):
             pixels = torch.stack([self.backbone.preprocess(images[row]) for row in rows]).to(self.backbone.device)
             batch = stack_prompts([prompts[row] for row in rows]).to(self.backbone.device)
-            masks, routing = self.segment(self.backbone.prefix(pixels, self.plan), batch, [wanted[row] for row in rows])
+            named = [wanted[row] for row in rows]
+            prefix, query = self._look(pixels, named)
+            masks, routing = self.segment(prefix, batch, named, query)
             for position, row in enumerate(rows):
                 size = (images[row].shape[0], images[row].shape[1])
                 mask = binarize(resize_logits(masks.logits[position : position + 1], size, upsampling)[0, 0])

@@ -34,7 +34,7 @@ class Selector(Protocol):
     """A fitted selector.
 
     Attributes:
-        kind: ``plain`` (no module yet), ``mlp`` or ``gaussian``.
+        kind: ``plain`` (no module yet), ``mlp``, ``gaussian`` or ``tokens``.
         domains: names that ``Choice.index`` refers to, in the order of the bank.
     """
 
@@ -42,7 +42,10 @@ class Selector(Protocol):
     domains: tuple[str, ...]
 
     def choose(self, embeddings: Tensor) -> Choice:
-        """(B, C) float embeddings to a choice each. The answer never depends on other rows of the batch."""
+        """(B, C) float embeddings to a choice each; for ``tokens`` the queries of the images in place of embeddings.
+
+        The answer never depends on other rows of the batch.
+        """
         ...
 
     def to(self, device: Any) -> Selector:

@@ -2,39 +2,64 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from torch import Tensor
 
 from samcl_core.config import SelectorParams
-from samcl_core.errors import BankError, IntegrityError
+from samcl_core.errors import BankError, IntegrityError, UsageError
 from samcl_core.selectors.base import Selector
 from samcl_core.selectors.buffers import Buffers
 from samcl_core.selectors.choosing import check_classes
 from samcl_core.selectors.gaussian import GaussianSelector, fit_gaussian
+from samcl_core.selectors.images import ImageBuffers
 from samcl_core.selectors.mlp import MlpSelector, fit_mlp
 from samcl_core.selectors.plain import PlainSelector
 from samcl_core.selectors.statistics import Statistics
+from samcl_core.selectors.token_training import fit_tokens
+from samcl_core.selectors.tokens import TokenEncoder, TokenSelector
 
 __all__ = ["SelectorState", "empty_state", "fit_selector", "fit_state", "load_selector", "load_state"]
 
-SelectorState = Buffers | Statistics
+SelectorState = Buffers | Statistics | ImageBuffers
 """What the next fit needs of the classes so far."""
+
+_Values = Mapping[str, Any]
+_Tensors = Mapping[str, Tensor]
+_SELECTORS: dict[str, Callable[[_Values, _Tensors], Selector]] = {
+    MlpSelector.kind: MlpSelector.from_state,
+    GaussianSelector.kind: GaussianSelector.from_state,
+    TokenSelector.kind: TokenSelector.from_state,
+}
+_STATES: dict[str, Callable[[_Values, _Tensors], SelectorState]] = {
+    Buffers.kind: Buffers.from_state,
+    Statistics.kind: Statistics.from_state,
+    ImageBuffers.kind: ImageBuffers.from_state,
+}
 
 
 def empty_state(params: SelectorParams) -> SelectorState:
     """The state before the first class."""
     if params.kind == "gaussian":
         return Statistics(params.novelty_quantile)
+    if params.kind == "tokens":
+        return ImageBuffers(params.tokens.buffer_size)
     return Buffers(params.buffer_size)
 
 
-def fit_state(state: SelectorState, params: SelectorParams, seed: int) -> Selector:
+def fit_state(state: SelectorState, params: SelectorParams, seed: int, encoder: TokenEncoder | None = None) -> Selector:
     """The selector of everything in ``state``; answers plain to everything while no class has a module.
+
+    Args:
+        state: of all classes.
+        params: options of the selector.
+        seed: of everything random.
+        encoder: what the kind ``tokens`` is trained through; the other kinds need none.
 
     Raises:
         BankError: ``state`` was kept for another kind of selector than ``params`` asks for.
+        UsageError: the kind is ``tokens``, and there is no encoder.
     """
     if state.kind != params.kind:
         raise BankError(
@@ -45,6 +70,12 @@ def fit_state(state: SelectorState, params: SelectorParams, seed: int) -> Select
         return PlainSelector()
     if isinstance(state, Statistics):
         return fit_gaussian(state, has_gate=params.fallback != "never")
+    if isinstance(state, ImageBuffers):
+        if encoder is None:
+            raise UsageError("a selector of kind 'tokens' is trained through a backbone, found no encoder")
+        return fit_tokens(
+            state, encoder, params.tokens, seed, None if params.fallback == "never" else params.novelty_quantile
+        )
     learnt = {name: state.classes[name] for name in state.domains}
     natural = {name: state.classes[name] for name in state.natural}
     return fit_mlp(params, learnt, natural, seed)
@@ -53,10 +84,10 @@ def fit_state(state: SelectorState, params: SelectorParams, seed: int) -> Select
 def fit_selector(
     params: SelectorParams, learnt: Mapping[str, Tensor], natural: Mapping[str, Tensor], seed: int
 ) -> Selector:
-    """Fit a selector on embeddings.
+    """Fit a selector on embeddings; ``fit_token_selector`` fits the kind ``tokens`` on images.
 
     Args:
-        params: which kind, and its options. ``fallback`` null means ``novelty``.
+        params: ``mlp`` or ``gaussian``, and the options. ``fallback`` null means ``novelty``.
         learnt: name to (n, C) float embeddings of domains with a module, in the order of the bank.
         natural: the same for natural images, which get plain SAM.
         seed: of everything random; the same input gives the same bytes on one machine.
@@ -85,28 +116,25 @@ def load_selector(state_json: Mapping[str, Any], tensors: Mapping[str, Tensor]) 
     kind = state_json.get("kind")
     if kind == PlainSelector.kind:
         return PlainSelector()
-    if kind not in (MlpSelector.kind, GaussianSelector.kind):
-        raise BankError(f"selector kind is {kind!r}, expected 'plain', 'mlp' or 'gaussian'", hint="upgrade samcl")
-    builder = MlpSelector.from_state if kind == MlpSelector.kind else GaussianSelector.from_state
+    if kind not in _SELECTORS:
+        raise BankError(f"selector kind is {kind!r}, expected one of {['plain', *_SELECTORS]}", hint="upgrade samcl")
     try:
-        return builder(state_json, tensors)
+        return _SELECTORS[kind](state_json, tensors)
     except (KeyError, TypeError, ValueError) as exc:
         raise IntegrityError(f"the {kind} selector is not whole: {exc!r}") from exc
 
 
 def load_state(values: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> SelectorState:
-    """What ``Buffers.state`` or ``Statistics.state`` wrote.
+    """What ``state`` of a selector state wrote.
 
     Raises:
         BankError: an unknown kind.
         IntegrityError: values or tensors are missing, or were written in another version.
     """
     kind = values.get("kind")
-    if kind not in (Buffers.kind, Statistics.kind):
-        raise BankError(f"selector state is of kind {kind!r}, expected 'mlp' or 'gaussian'", hint="upgrade samcl")
+    if kind not in _STATES:
+        raise BankError(f"selector state is of kind {kind!r}, expected one of {list(_STATES)}", hint="upgrade samcl")
     try:
-        if kind == Buffers.kind:
-            return Buffers.from_state(values, tensors)
-        return Statistics.from_state(values, tensors)
+        return _STATES[kind](values, tensors)
     except (KeyError, TypeError, ValueError) as exc:
         raise IntegrityError(f"the {kind} selector state is not whole: {exc!r}") from exc

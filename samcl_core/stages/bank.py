@@ -9,8 +9,8 @@ from samcl_core.bank import Bank, Module
 from samcl_core.config import Params
 from samcl_core.progress import Progress, silent
 from samcl_core.stages.places import Places
+from samcl_core.stages.selecting import encoder_of, selector_input
 from samcl_core.strategies import extend_bank
-from samcl_core.tensors import load_tensors
 
 __all__ = ["run"]
 
@@ -24,7 +24,8 @@ def run(root: Path, params: Params, domain: str, progress: Progress = silent) ->
     step = params.stream[domain]
     before = Bank.load(places.bank(step.previous))
     module = Module.load(places.module(domain))
-    embeddings, _ = load_tensors(places.embeddings("learn", domain))
-    bank = extend_bank(before, module, embeddings["train"], params.selector, params.seed, fit=step.fit)
+    encoder = encoder_of(params, module)
+    learnt = selector_input(places, params, "learn", domain, None if encoder is None else encoder.backbone)
+    bank = extend_bank(before, module, learnt, params.selector, params.seed, fit=step.fit, encoder=encoder)
     bank.save(places.bank(domain))
     return {"bank": bank.digest, "domains": list(bank.names), "waiting": list(bank.waiting)}

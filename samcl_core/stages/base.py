@@ -11,8 +11,8 @@ from samcl_core.progress import Progress, silent
 from samcl_core.stages.machine import open_cache
 from samcl_core.stages.places import BASE, Places
 from samcl_core.stages.scores import Scores, embedded_digest
+from samcl_core.stages.selecting import selector_input
 from samcl_core.strategies import base_bank
-from samcl_core.tensors import load_tensors
 
 __all__ = ["run"]
 
@@ -21,7 +21,9 @@ def run(root: Path, params: Params, domain: str = BASE, progress: Progress = sil
     """Write ``banks/base`` and row 0 of the R matrix for the domains that are never learnt."""
     places = Places(root)
     cache = open_cache(root, params)
-    natural = {name: load_tensors(places.embeddings("natural", name))[0]["train"] for name in params.names("natural")}
+    natural = {
+        name: selector_input(places, params, "natural", name, cache.backbone) for name in params.names("natural")
+    }
     bank = base_bank(cache.backbone.name, cache.backbone.sha256, natural, params.selector, params.seed)
     scores = Scores(root, params, cache, progress)
     plain = Segmenter(cache.backbone)

@@ -9,8 +9,8 @@ from torch import Tensor
 
 from samcl_core.bank import Bank, Module
 from samcl_core.config import SelectorParams
-from samcl_core.errors import BankError
-from samcl_core.selectors import empty_state, fit_state
+from samcl_core.errors import BackboneMismatch, BankError
+from samcl_core.selectors import TokenEncoder, empty_state, fit_state
 
 __all__ = ["base_bank", "extend_bank"]
 
@@ -29,7 +29,8 @@ def base_bank(
     Args:
         backbone_name: the frozen model.
         backbone_sha256: digest of its checkpoint.
-        natural: name to (n, C) embeddings of natural images, which shall keep getting plain SAM; may be empty.
+        natural: name to (n, C) embeddings of natural images, which shall keep getting plain SAM; may be empty. For the
+            selector ``tokens`` (n, S, S, 3) uint8 images, squashed to the backbone's square.
         params: which selector.
         seed: of everything random.
         lineage: where the bank comes from (JSON values).
@@ -51,6 +52,7 @@ def extend_bank(
     seed: int,
     *,
     fit: bool = True,
+    encoder: TokenEncoder | None = None,
     lineage: Mapping[str, Any] | None = None,
 ) -> Bank:
     """``bank`` with one module more and the selector fitted again. Earlier modules keep their bytes.
@@ -61,14 +63,16 @@ def extend_bank(
     Args:
         bank: the bank before; it stays as it is.
         module: of the new domain.
-        embeddings: (n, C) selector embeddings of the new domain's training images.
+        embeddings: (n, C) selector embeddings of the new domain's training images; for the selector ``tokens``
+            (n, S, S, 3) uint8 images, squashed to the backbone's square.
         params: which selector.
         seed: of everything random.
         fit: False inside a back-fill: the selector stays as it is, and knows the domain from the next fit on.
+        encoder: what the selector ``tokens`` is trained through; the others need none.
         lineage: where the new bank comes from (JSON values).
 
     Raises:
-        BackboneMismatch: the module was trained on another backbone than the bank's.
+        BackboneMismatch: the module was trained on another backbone than the bank's, or ``encoder`` is another one's.
         BankError: the domain is already there, the adapter is another one, the embeddings do not fit, or the bank does
             not have what a new selector fit needs (published banks come without it).
     """
@@ -79,6 +83,11 @@ def extend_bank(
         )
     if module.domain in bank.names:
         raise BankError(f"the bank already has a module for {module.domain!r}; it holds {list(bank.names)}")
+    if encoder is not None and encoder.backbone.sha256 != bank.backbone_sha256:
+        raise BackboneMismatch(
+            f"tokens would be trained through {encoder.backbone.name} with sha256 {encoder.backbone.sha256}, "
+            f"the bank is for {bank.backbone} with sha256 {bank.backbone_sha256}"
+        )
     state = bank.state.added(module.domain, embeddings, seed=seed)
-    selector = fit_state(state, params, seed) if fit else bank.selector
+    selector = fit_state(state, params, seed, encoder) if fit else bank.selector
     return bank.with_module(module, selector, state, lineage)

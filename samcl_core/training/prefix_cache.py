@@ -133,6 +133,15 @@ class PrefixCache:
                 found[key] = row["embedding"]
         return torch.stack([found[sample.image_sha256] for sample in samples])
 
+    def pixels(self, samples: Sequence[Sample]) -> Tensor:
+        """(n, 3, S, S) float32 preprocessed images in order, read anew.
+
+        Raises:
+            ImageError: an image cannot be read.
+            DataError: an image is not the one of the manifest any more.
+        """
+        return torch.stack([self._pixels(sample) for sample in samples])
+
     def _has(self, key: str) -> bool:
         return key in self._memory or (self._files is not None and self._files.has(key))
 
