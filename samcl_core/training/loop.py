@@ -46,7 +46,8 @@ class TrainResult:
         tensors: float32 on the CPU, in the order of ``adapter.shapes()``.
         curve: one entry an epoch: ``epoch`` (from 1), ``step`` (done so far), ``lr`` (of the last step), ``focal``,
             ``dice``, ``iou`` (CoSAM's loss: ``bce``, ``dice``), ``total`` (means over the epoch's batches, weighted by
-            their size), ``val_iou`` with val samples, and ``seconds``, which differs from run to run and belongs in no digest.
+            their size), ``val_iou`` with val samples, and ``seconds``, which differs from run to run and belongs in no
+            digest.
     """
 
     tensors: ModuleTensors

@@ -146,9 +146,9 @@ class _Branches:
             x = x.reshape(len(bias), -1, height, width)
         x = self._normed(branch, x.permute(0, 2, 3, 1).flatten(1, 2))
         last = self._tensors[f"{branch}.3.weight"]
-        folded = torch.einsum("oiyx,bo->biyx" if last.dim() == 4 else "boiyx,bo->biyx", last, self._kernel)
+        folded = torch.einsum("oiyx,bo->byxi" if last.dim() == 4 else "boiyx,bo->byxi", last, self._kernel)
         # Each pixel's nine products are added where the convolution would read them: at the opposite offset.
-        products = torch.matmul(x, folded.flip(2, 3).flatten(2)).transpose(1, 2)
+        products = torch.matmul(folded.flip(1, 2).flatten(1, 2), x.transpose(1, 2))
         summed = F.fold(products, (height, width), kernel_size=3, padding=1)[:, 0]
         return summed + self._last_bias(branch)
 
