@@ -15,10 +15,10 @@ from samcl_core.adapters.base import ModuleTensors
 from samcl_core.backbones.base import Masks
 from samcl_core.domains.layout import Sample
 from samcl_core.strategies.base import Context, State, Task
-from samcl_core.strategies.keeping import drawn, identity, keep, kept_samples, picked
+from samcl_core.strategies.keeping import as_batch, drawn, identity, keep, kept_samples, picked
 from samcl_core.strategies.single import SingleAdapter, on_device
 from samcl_core.tensors import tensor_bytes
-from samcl_core.training import Batch, Extra, Forward, MaskCache, batch_loss, prompts_of
+from samcl_core.training import Batch, Extra, Forward, MaskCache, batch_loss
 
 __all__ = ["Der", "logits_of"]
 
@@ -91,7 +91,7 @@ class _DarkReplay(Extra):
 
     def penalty(self, tensors: ModuleTensors, batch: Batch, found: Masks, forward: Forward) -> Tensor | None:
         rows = drawn(len(self._stored), len(batch.masks), self._context.seed, batch.step)
-        replayed = _batch([self._stored[row] for row in rows], self._masks, self._context)
+        replayed = as_batch([self._stored[row] for row in rows], self._masks, self._context, batch.step)
         answered = forward(tensors, replayed)
         dark = F.mse_loss(answered.logits.float(), self._logits[rows].to(answered.logits.device))
         if self._strategy.beta == 0:
@@ -106,12 +106,7 @@ def logits_of(model: ModuleTensors, samples: Sequence[Sample], context: Context)
     tensors, masks = on_device(model, context), MaskCache(context.backbone.image_size)
     parts, size = [], context.options.batch_size
     for start in range(0, len(samples), size):
-        batch = _batch(samples[start : start + size], masks, context)
+        batch = as_batch(samples[start : start + size], masks, context)
         hooks = context.adapter.hooks(tensors, batch.prompts)
         parts.append(context.backbone.suffix(batch.prefix, batch.prompts, hooks, training=True).logits.float().cpu())
     return torch.cat(parts)
-
-
-def _batch(samples: Sequence[Sample], masks: MaskCache, context: Context) -> Batch:
-    batch = Batch(context.cache.get(samples), prompts_of(samples), masks.get(samples), tuple(samples))
-    return batch.to(context.backbone.device)

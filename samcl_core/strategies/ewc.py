@@ -14,9 +14,10 @@ from samcl_core.adapters.base import ModuleTensors
 from samcl_core.backbones.base import Masks
 from samcl_core.domains.layout import Sample
 from samcl_core.strategies.base import Context, State, Task
+from samcl_core.strategies.keeping import as_batch
 from samcl_core.strategies.single import SingleAdapter, on_device
 from samcl_core.tensors import tensor_bytes
-from samcl_core.training import Batch, Extra, Forward, MaskCache, batch_loss, prompts_of
+from samcl_core.training import Batch, Extra, Forward, MaskCache, batch_loss
 
 __all__ = ["Anchor", "Ewc", "fisher_of"]
 
@@ -134,8 +135,7 @@ def fisher_of(model: Mapping[str, Tensor], samples: Sequence[Sample], context: C
     tensors = {name: tensor.detach().clone().requires_grad_() for name, tensor in on_device(model, context).items()}
     sums = {name: torch.zeros_like(tensor, dtype=torch.float64) for name, tensor in tensors.items()}
     for done, sample in enumerate(samples, 1):
-        batch = Batch(context.cache.get([sample]), prompts_of([sample]), masks.get([sample]), (sample,))
-        batch = batch.to(backbone.device)
+        batch = as_batch([sample], masks, context, done)
         hooks = context.adapter.hooks(tensors, batch.prompts)
         found = backbone.suffix(batch.prefix, batch.prompts, hooks, training=True)
         loss = batch_loss(found, batch, context.options).total

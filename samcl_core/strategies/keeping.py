@@ -10,9 +10,10 @@ import torch
 from samcl_core.domains.layout import Sample
 from samcl_core.errors import DataError
 from samcl_core.selectors.choosing import derived_seed
-from samcl_core.strategies.base import State, Task
+from samcl_core.strategies.base import Context, State, Task
+from samcl_core.training import Batch, MaskCache, box_prompts, prompts_of
 
-__all__ = ["drawn", "identity", "keep", "kept_samples", "picked"]
+__all__ = ["as_batch", "drawn", "identity", "keep", "kept_samples", "picked"]
 
 
 def picked(task: Task, count: int, seed: int) -> tuple[Sample, ...]:
@@ -36,6 +37,16 @@ def keep(samples: Sequence[Sample]) -> tuple[tuple[str, ...], int]:
 def identity(samples: Sequence[Sample]) -> list[Any]:
     """Everything about ``samples`` that a training depends on, as JSON values."""
     return [[s.id, s.image_sha256, s.mask_sha256, s.points, s.labels, s.box] for s in samples]
+
+
+def as_batch(samples: Sequence[Sample], masks: MaskCache, context: Context, step: int = 0) -> Batch:
+    """``samples`` as a batch on the backbone's device, with their own prompts, even where training draws some.
+
+    Under CoSAM's protocol the prompt is the box, as in its validation.
+    """
+    prompts = (box_prompts if context.options.prompts == "cosam" else prompts_of)(samples)
+    batch = Batch(context.cache.get(samples), prompts, masks.get(samples), tuple(samples), step, context.seed)
+    return batch.to(context.backbone.device)
 
 
 def kept_samples(state: State, tasks: Sequence[Task]) -> dict[str, tuple[Sample, ...]]:

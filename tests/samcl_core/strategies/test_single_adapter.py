@@ -196,8 +196,14 @@ def test_a_killed_training_continues(name: str, tasks: tuple[Task, Task], contex
 
 @pytest.mark.parametrize(
     ("name", "option", "value"),
-    [("lwf", "weight", 3.0), ("lwf", "temperature", 1.0), ("ewc", "weight", 7.0), ("er", "replay_frac", 0.25)]
-    + [("der", "alpha", 0.7), ("der", "beta", 0.0)],
+    [
+        ("lwf", "weight", 3.0),
+        ("lwf", "temperature", 1.0),
+        ("ewc", "weight", 7.0),
+        ("er", "replay_frac", 0.25),
+        ("der", "alpha", 0.7),
+        ("der", "beta", 0.0),
+    ],
 )
 def test_a_checkpoint_of_other_settings_is_not_used(
     name: str, option: str, value: float, tasks: tuple[Task, Task], context: Context
