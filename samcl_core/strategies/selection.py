@@ -27,6 +27,8 @@ from samcl_core.strategies.single import Choose, check_choose, check_order, on_d
 __all__ = ["BankSelection", "bank_of"]
 
 _SELECTOR = "selector/"
+# The kind ``tokens`` looks at images; a strategy answers from prefixes alone.
+_KINDS = ("gaussian", "mlp")
 
 
 @dataclass(frozen=True)
@@ -51,6 +53,8 @@ class BankSelection:
 
     def __post_init__(self) -> None:
         check_choose(self.choose)
+        if self.selector not in _KINDS:
+            raise ValueError(f"selector is {self.selector!r}, expected one of {list(_KINDS)}")
         self.selector_params()
 
     def selector_params(self) -> SelectorParams:
