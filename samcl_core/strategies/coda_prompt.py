@@ -88,7 +88,7 @@ class CodaPrompt(PromptPool):
         """The weighted sums: one prompt an image and block."""
         prompts = tensors["prompts"]
         mixed = self.weights(tensors, query) @ prompts.flatten(2)
-        return by_block(site.blocks, mixed.reshape(*mixed.shape[:2], *prompts.shape[2:]).transpose(1, 2))
+        return by_block(site.blocks, mixed.reshape(*mixed.shape[:2], *prompts.shape[2:]).transpose(1, 2), self.gain)
 
     def weights(self, tensors: Mapping[str, Tensor], query: Tensor) -> Tensor:
         """(blocks, B, M): cos(q * A, K) for queries (B, C).

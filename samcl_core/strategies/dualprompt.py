@@ -98,7 +98,7 @@ class DualPrompt(PromptPool):
         """The G-prompt for all, and for each image the E-prompt with the nearest key."""
         first, later = self._blocks(site)
         experts = tensors["expert"][self.nearest(tensors, query)].permute(1, 2, 0, 3, 4)
-        return by_block(first, tensors["general"][:, :, None]) | by_block(later, experts)
+        return by_block(first, tensors["general"][:, :, None], self.gain) | by_block(later, experts, self.gain)
 
     def nearest(self, tensors: Mapping[str, Tensor], query: Tensor) -> Tensor:
         """(B,) int64: position in the stream of the domain whose key is nearest to each query (B, C)."""

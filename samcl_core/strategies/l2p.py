@@ -87,7 +87,7 @@ class L2P(PromptPool):
 
     def serve(self, tensors: Mapping[str, Tensor], query: Tensor, site: AdapterSite) -> Mapping[int, Tensor]:
         """The tokens of the N chosen prompts; their order means nothing to an attention."""
-        return by_block(site.blocks, tensors["prompts"][:, :, self.chosen(tensors, query)].flatten(3, 4))
+        return by_block(site.blocks, tensors["prompts"][:, :, self.chosen(tensors, query)].flatten(3, 4), self.gain)
 
     def chosen(self, tensors: Mapping[str, Tensor], query: Tensor) -> Tensor:
         """(B, N) int64: the prompts of queries (B, C), nearest first."""

@@ -22,6 +22,7 @@ from samcl_core.backbones.base import AdapterSite, Hooks, Masks, Prefix, PrefixP
 from samcl_core.errors import BankError
 from samcl_core.selectors.choosing import derived_seed
 from samcl_core.strategies.base import Context, State, Task
+from samcl_core.strategies.checks import check_weight
 from samcl_core.strategies.single import SingleAdapter, on_device
 from samcl_core.tensors import tensor_bytes
 from samcl_core.training import Batch, Extra, Forward
@@ -49,13 +50,13 @@ def similarity(query: Tensor, keys: Tensor) -> Tensor:
     return F.normalize(query, dim=-1) @ F.normalize(keys, dim=-1).mT
 
 
-def by_block(blocks: Sequence[int], prompts: Tensor) -> dict[int, Tensor]:
-    """(blocks, 2, B, P, C) by block."""
-    return dict(zip(blocks, prompts.unbind(0), strict=True))
+def by_block(blocks: Sequence[int], prompts: Tensor, gain: float) -> dict[int, Tensor]:
+    """(blocks, 2, B, P, C) by block, times ``gain``."""
+    return dict(zip(blocks, (prompts * gain).unbind(0), strict=True))
 
 
 def drawn(shapes: Mapping[str, tuple[int, ...]], seed: int) -> ModuleTensors:
-    """float32 tensors, same seed same bytes: normal with deviation 0.02, as the adapter ``prompt_tokens`` starts."""
+    """float32 tensors, same seed same bytes: normal with deviation 0.02."""
     generator = torch.Generator().manual_seed(seed)
     return {name: torch.randn(shape, generator=generator) * _STD for name, shape in shapes.items()}
 
@@ -173,10 +174,22 @@ class PoolPenalty(Extra):
 @dataclass(frozen=True)
 class PromptPool(SingleAdapter):
     """What the strategies share. They say what is trained on a new domain (``pool``), what is added to its loss
-    (``extra``), what of it is kept (``remember``) and which prompts an image gets in the end (``serve``)."""
+    (``extra``), what of it is kept (``remember``) and which prompts an image gets in the end (``serve``).
+
+    Attributes:
+        gain: prompts are stored divided by this. Adam moves any number by about its rate, whatever its scale, and the
+            frozen keys that prompts compete with are about 2 (``sam_nano``): at the rate of other modules, prompts
+            that are stored as they are stay without effect for hundreds of steps. No paper has it; theirs train longer.
+    """
+
+    gain: float = 50.0
 
     # Made for no adapter but their own; this one's plan makes the prefixes that they need.
     adapter: ClassVar[Mapping[str, Any] | None] = {"kind": "prompt_tokens"}
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_weight("gain", self.gain)
 
     def learn(self, state: State | None, tasks: Sequence[Task], context: Context) -> State:
         """The state after the last of ``tasks``; see ``Strategy``."""

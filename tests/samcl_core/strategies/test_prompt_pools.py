@@ -60,7 +60,7 @@ def penalty_of(
 
 
 def test_l2p_takes_the_prompts_with_the_nearest_keys(pools: Context) -> None:
-    strategy = L2P(num_prompts=5, num_chosen=2, length=3)
+    strategy = L2P(num_prompts=5, num_chosen=2, length=3, gain=1.0)
     keys = torch.eye(5, DIM)
     prompts = randoms(2, 2, 5, 3, DIM)
     query = 7 * keys[3] + 2 * keys[1] + 0.1 * keys[0], 0.2 * keys[4] + 0.1 * keys[2]
@@ -114,7 +114,7 @@ def test_l2p_loss_is_the_distance_to_the_chosen_keys(pools: Context) -> None:
 def test_dualprompt_finds_the_domain_of_images_that_nobody_names(
     toy: ModuleType, tasks: tuple[Task, Task], pools: Context
 ) -> None:
-    strategy = DualPrompt(general_length=2, expert_length=3)
+    strategy = DualPrompt(general_length=2, expert_length=3, gain=1.0)
     second = toy.learnt(strategy, tasks, pools)[1]
     for position, task in enumerate(tasks):
         query = queries(task, pools)
@@ -166,7 +166,7 @@ def coda(num_components: int, seed: int) -> ModuleTensors:
 
 def test_coda_weights_are_the_formula_s(pools: Context) -> None:
     model, query = coda(4, 0), randoms(3, DIM, seed=9)
-    found = context_of(CodaPrompt(num_components=4, length=3), model, query, pools)
+    found = context_of(CodaPrompt(num_components=4, length=3, gain=1.0), model, query, pools)
     for block, pair in enumerate(found):
         for row, q in enumerate(query):
             expected = torch.zeros(2, 3, DIM)
@@ -181,7 +181,7 @@ def test_coda_gives_a_component_s_own_prompt_where_the_query_meets_its_key(pools
     model = coda(2, 0)
     model["attention"] = torch.ones(2, 2, DIM)
     model["keys"] = torch.eye(2, DIM).expand(2, 2, DIM)
-    found = context_of(CodaPrompt(num_components=2, length=3), model, 5 * torch.eye(2, DIM), pools)
+    found = context_of(CodaPrompt(num_components=2, length=3, gain=1.0), model, 5 * torch.eye(2, DIM), pools)
     for block, (keys, values) in enumerate(found):
         torch.testing.assert_close(torch.stack([keys, values], 1), model["prompts"][block])
 
@@ -240,6 +240,15 @@ def test_coda_starts_orthonormal_while_there_is_room(pools: Context) -> None:
 
 
 # All
+
+
+@pytest.mark.parametrize("kind", [L2P, DualPrompt, CodaPrompt])
+def test_prompts_are_stored_divided_by_the_gain(kind: type[PromptPool], pools: Context) -> None:
+    model = kind().adapter_in_training({}, pools).fresh(0)
+    one, three = (context_of(kind(gain=gain), model, randoms(2, DIM), pools) for gain in (1.0, 3.0))
+    for pair, larger in zip(one, three, strict=True):
+        for part, scaled in zip(pair, larger, strict=True):
+            torch.testing.assert_close(scaled, 3 * part)
 
 
 def test_a_query_of_zeros_is_no_error(pools: Context) -> None:
