@@ -114,14 +114,13 @@ def run_benchmark(root: Path, spec: StreamSpec, request: Request) -> BenchmarkRe
         BenchmarkFailed: a unit failed; the others are finished.
     """
     from samcl_core.backbones import load_backbone, resolve_device
-    from samcl_core.benchmarks import check_data, open_benchmark, plan, to_do
+    from samcl_core.benchmarks import check_ready, open_benchmark, plan
 
     units = plan(spec, strategies=request.strategies, seeds=request.seeds, orders=request.orders)
     device = str(resolve_device(request.device))
     workers = request.workers or (num_cores() if device == "cpu" else 1)
     request = replace(request, device=device, workers=workers)
-    if to_do(root, units) & {unit.id for unit in units if unit.kind == "data"}:
-        check_data(spec)
+    check_ready(root, spec, units)
     open_benchmark(root, spec, load_backbone(spec.params_of(request.seeds[0]).backbone).sha256, units)
     runner: Any = ThreadPoolTaskRunner(max_workers=workers + _SPARE_THREADS)
     result: BenchmarkResult = _benchmark.with_options(task_runner=runner)(root, spec, request, units)

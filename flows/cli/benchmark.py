@@ -53,7 +53,7 @@ def benchmark(
     as_json: JsonOption = False,
 ) -> None:
     """Compare strategies on a stream: train, evaluate, tables and plots. Repeat it to continue."""
-    from samcl_core.benchmarks import expand_methods, load_stream
+    from samcl_core.benchmarks import check_ready, load_stream, plan
 
     spec = load_stream(stream, data)
     sizes = {name: value for name, value in (("num_train", num_train), ("num_test", num_test)) if value is not None}
@@ -63,9 +63,8 @@ def benchmark(
         "orders": tuple(spec.orders) if orders is None else _names(orders),
         "seeds": _seeds(seeds),
     }
-    expand_methods(chosen["strategies"])
-    spec.order_names(chosen["orders"])
     root = (out or Path("benchmarks") / spec.name).resolve()
+    check_ready(root, spec, plan(spec, **chosen))
     command = _command(stream, sizes, chosen)
     board = Board()
     result: BenchmarkResult = run_flow(

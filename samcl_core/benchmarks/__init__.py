@@ -3,7 +3,7 @@
 from samcl_core.benchmarks.methods import GROUPS, Method, expand_methods, known_methods, parse_method, titles_of
 from samcl_core.benchmarks.record import open_benchmark
 from samcl_core.benchmarks.streams import DomainSpec, StreamSpec, TrainedSpec, built_in_streams, check_data, load_stream
-from samcl_core.benchmarks.units import Cell, Unit, is_done, plan, read_cells, run_unit, to_do
+from samcl_core.benchmarks.units import Cell, Unit, check_ready, is_done, plan, read_cells, run_unit, to_do
 
 __all__ = [
     "GROUPS",
@@ -15,6 +15,7 @@ __all__ = [
     "Unit",
     "built_in_streams",
     "check_data",
+    "check_ready",
     "expand_methods",
     "is_done",
     "known_methods",

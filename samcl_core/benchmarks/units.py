@@ -24,7 +24,7 @@ from samcl_core.benchmarks.rows import (
     zero_shot_rows,
 )
 from samcl_core.benchmarks.sequences import sequence_rows
-from samcl_core.benchmarks.streams import StreamSpec
+from samcl_core.benchmarks.streams import StreamSpec, check_data
 from samcl_core.benchmarks.token_rows import token_rows
 from samcl_core.errors import UsageError
 from samcl_core.evaluation.rmatrix import read_metadata, read_r_matrix, write_r_matrix
@@ -32,7 +32,7 @@ from samcl_core.files import sha256_file, write_atomic, write_json
 from samcl_core.parquet import read_frame
 from samcl_core.progress import Progress, silent
 
-__all__ = ["Cell", "Unit", "is_done", "plan", "read_cells", "run_unit", "to_do"]
+__all__ = ["Cell", "Unit", "check_ready", "is_done", "plan", "read_cells", "run_unit", "to_do"]
 
 _OF_VARIANT = {"default": "bank_gaussian", "reference": "bank_reference"}
 _PICTURES = "bank_gaussian"
@@ -176,6 +176,16 @@ def to_do(root: Path, units: Sequence[Unit]) -> frozenset[str]:
             found.add(name)
             wanted += missing[name].needs
     return frozenset(found)
+
+
+def check_ready(root: Path, spec: StreamSpec, units: Sequence[Unit]) -> None:
+    """See that the data are there, where units that are to do will read them.
+
+    Raises:
+        DataError: folders are missing.
+    """
+    if to_do(root, units) & {unit.id for unit in units if unit.kind == "data"}:
+        check_data(spec)
 
 
 def run_unit(root: Path, spec: StreamSpec, unit: Unit, device: str, progress: Progress = silent) -> None:

@@ -51,12 +51,14 @@ def stream(tmp_path: Path) -> Path:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("nothing",), "stream 'nothing' is unknown, expected one of synthdomains"),
+        (("nothing",), "stream 'nothing' is unknown, expected one of cosam, samcl, synthdomains"),
         (
             ("synthdomains", "--strategies", "naive,magic"),
-            "--strategies does not know magic, expected some of: zero_sh",
+            "strategy magic is unknown, expected some of zero_shot, naive",
         ),
-        (("synthdomains", "--orders", "random"), "--orders does not know random, expected some of: default, reverse"),
+        (("synthdomains", "--strategies", "ewc@magic"), "adapter of ewc@magic is unknown, expected one of augmodule"),
+        (("synthdomains", "--strategies", ","), "no strategy is given, expected some of zero_shot"),
+        (("synthdomains", "--orders", "random"), "order random is unknown, expected some of default, reverse"),
         (("synthdomains", "--seeds", "0,x"), "--seeds is '0,x', expected whole numbers"),
         (("synthdomains", "--seeds", ","), "--seeds is ',', expected whole numbers"),
     ],
@@ -67,6 +69,15 @@ def test_unknown_names_are_one_usage_error(
     code, out, err = samcl("benchmark", *arguments, "--out", tmp_path / "out")
     assert (code, out) == (2, "")
     assert message in err
+    assert not (tmp_path / "out").exists()
+
+
+def test_missing_data_are_told_before_anything_begins(samcl: Samcl, tmp_path: Path) -> None:
+    code, out, err = samcl("benchmark", "samcl", "--data", tmp_path, "--out", tmp_path / "out")
+    assert (code, out) == (1, "")
+    assert "stream samcl: 6 of 6 data folders are missing" in err
+    assert f"  - {tmp_path / 'Kvasir'}: Kvasir, polyps, Kvasir-SEG, 800 + 200 images" in err
+    assert "with --data DIR" in err.rstrip().splitlines()[-1]
     assert not (tmp_path / "out").exists()
 
 
@@ -88,8 +99,8 @@ def test_a_benchmark_fails_continues_and_has_nothing_left_to_do(
     code, out, err = samcl(*command)
     assert (code, out) == (1, "")
     assert "error: train Crack, default profile, seed 0: cannot write " in err
-    assert "not begun because of it: 4 unit(s)" in err
-    assert "finished and kept: 3 of 8 units" in err
+    assert "not begun because of it: 3 unit(s)" in err
+    assert "finished and kept: 5 of 9 units" in err
     assert err.rstrip().splitlines()[-1].startswith("next: ")
     assert "Traceback" not in err
     assert (root / "cells/joint/default/seed-0.parquet").is_file()
@@ -111,6 +122,7 @@ def test_a_benchmark_fails_continues_and_has_nothing_left_to_do(
     assert sorted(found.data.params["strategy"] for found in cells) == ["bank_gaussian", "joint", "zero_shot"]
     bank = next(found for found in cells if found.data.params["strategy"] == "bank_gaussian")
     assert (bank.data.params["order"], bank.data.params["backbone"]) == ("Polyp,Crack", "tiny")
+    assert (bank.data.params["adapter"], bank.data.params["adapter.rank"]) == ("augmodule", "2")
     assert {"summary/aa", "summary/fit_ms", "iou/Polyp", "boundary_iou/Cells"} <= set(bank.data.metrics)
     with open_tracker(root) as tracker:
         history = tracker.client.get_metric_history(bank.info.run_id, "iou/Crack")
@@ -121,7 +133,7 @@ def test_a_benchmark_fails_continues_and_has_nothing_left_to_do(
     before = digest_files(root / "report")
     values = json.loads(samcl(*command, "--json")[1])
     units = {name: stage["outcome"] for name, stage in values["stages"].items() if "seed" in name}
-    assert len(units) == 8 and set(units.values()) == {"skipped"}
+    assert len(units) == 9 and set(units.values()) == {"skipped"}
     assert values["results"]["bank_gaussian"]["aa"]["n"] == 1
     assert values["mlflow_runs"][-1] == reports[0].info.run_id
     assert len(runs_of(root, "benchmark-cell")) == 3
@@ -137,6 +149,19 @@ def test_a_benchmark_fails_continues_and_has_nothing_left_to_do(
     assert code == 0
     assert "warning: not logged to MLflow: " in err and "next: start or repair MLflow" in err
     assert digest_files(root / "report") == before
+
+    # One strategy more: only its own units run.
+    monkeypatch.delenv("MLFLOW_TRACKING_URI")
+    more = (*command[:-1], "zero_shot,bank_gaussian,joint,ewc@lora", "--json")
+    code, out, err = samcl(*more)
+    assert code == 0, err
+    values = json.loads(out)
+    ran = {name for name, stage in values["stages"].items() if "seed" in name and stage["outcome"] != "skipped"}
+    assert ran == {"prefixes for lora, seed 0", "ewc@lora, order default, seed 0"}
+    found = {run.data.params["strategy"]: run.data.params for run in runs_of(root, "benchmark-cell")}
+    assert len(found) == 4
+    assert (found["ewc@lora"]["adapter"], found["ewc@lora"]["train.epochs"]) == ("lora", "1")
+    assert "strategy.weight" in found["ewc@lora"]
 
     code, _, err = samcl(*command, "--num-test", "3")
     assert code == 2
