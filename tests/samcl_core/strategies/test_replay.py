@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from types import ModuleType
 
 import pytest
@@ -11,7 +12,7 @@ from torch.nn import functional as F
 from samcl_core.strategies import Context, State, Task, build_strategy
 from samcl_core.strategies.keeping import picked
 from samcl_core.tensors import tensor_bytes
-from samcl_core.training import batch_loss
+from samcl_core.training import batch_loss, box_prompts
 
 
 def stored_bytes(task: Task, ids: tuple[str, ...]) -> int:
@@ -122,3 +123,29 @@ def test_der_adds_both_terms_on_stored_samples(
     assert found == pytest.approx(float(expected), rel=1e-5)
     if beta == 0:
         assert float(extra.penalty(first.model, batch, found, forward)) == pytest.approx(0, abs=1e-9)
+
+
+@pytest.mark.parametrize("name", ["lwf", "ewc", "er", "der"])
+def test_strategies_follow_the_protocol_of_cosam(
+    name: str, toy: ModuleType, tasks: tuple[Task, Task], context: Context
+) -> None:
+    """Prompts are drawn in training, the loss is on drawn points; what is stored and measured uses the box."""
+    boxed = tuple(
+        Task(
+            task.name, tuple(replace(s, box=(100.0 + 9 * row, 120.0, 800.0, 900.0)) for row, s in enumerate(task.train))
+        )
+        for task in tasks
+    )
+    options = context.options.model_copy(update={"loss": "cosam", "prompts": "cosam", "epochs": 1})
+    context = replace(context, options=options)
+    first, last = toy.learnt(build_strategy(name), boxed, context)
+    again = build_strategy(name).learn(first, boxed, context)
+    for found, expected in ((again.model, last.model), (again.memory, last.memory)):
+        assert tensor_bytes(found) == tensor_bytes(expected)
+    assert tensor_bytes(last.model) != tensor_bytes(first.model)
+    if name == "der":
+        samples = [sample for sample in boxed[0].train if sample.id in first.kept["disc"]]
+        prompts = box_prompts(samples)
+        hooks = context.adapter.hooks(first.model, prompts)
+        answered = context.backbone.suffix(context.cache.get(samples), prompts, hooks, training=True).logits
+        torch.testing.assert_close(first.memory["logits/disc"], answered, rtol=1e-4, atol=1e-4)
