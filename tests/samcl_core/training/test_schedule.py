@@ -42,6 +42,20 @@ def test_constant_is_constant() -> None:
     assert {learning_rate(s, num_steps=9, epochs=3, lr=0.5, schedule="constant") for s in range(9)} == {0.5}
 
 
+@pytest.mark.parametrize(("epochs", "drop_epochs"), [(24, 10), (7, 3), (3, 10)])
+def test_step_falls_to_a_tenth_as_in_torch(epochs: int, drop_epochs: int) -> None:
+    adam = torch.optim.Adam([torch.zeros(1, requires_grad=True)], lr=0.001)
+    scheduler = torch.optim.lr_scheduler.StepLR(adam, drop_epochs)
+    for step in range(5 * epochs):
+        rate = learning_rate(
+            step, num_steps=5 * epochs, epochs=epochs, lr=0.001, schedule="step", drop_epochs=drop_epochs
+        )
+        assert rate == pytest.approx(scheduler.get_last_lr()[0], rel=1e-9)
+        adam.step()
+        if step % 5 == 4:
+            scheduler.step()
+
+
 def test_impossible_steps_and_schedules_are_refused() -> None:
     with pytest.raises(ValueError, match="step is 9, expected 0 to 8"):
         learning_rate(9, num_steps=9, epochs=3, lr=0.5)
