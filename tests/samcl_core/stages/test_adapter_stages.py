@@ -39,7 +39,12 @@ def run(root: Path, params: Any, stage: str, domain: str = "") -> None:
 
 @pytest.mark.parametrize(
     "adapter",
-    [{"kind": "lora", "rank": 3, "alpha": 6.0}, {"kind": "decoder"}, {"kind": "sam_adapter", "reduction": 8}],
+    [
+        {"kind": "lora", "rank": 3, "alpha": 6.0},
+        {"kind": "decoder"},
+        {"kind": "hq_decoder"},
+        {"kind": "sam_adapter", "reduction": 8},
+    ],
     ids=lambda adapter: adapter["kind"],
 )
 def test_from_images_to_a_bank_that_serves(adapter: dict[str, Any], tmp_path: Path) -> None:
