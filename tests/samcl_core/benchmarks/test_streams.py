@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -137,6 +138,15 @@ params:
   train: {epochs: 1}
 val_frac: 0.25
 """
+
+
+def test_the_stream_in_the_docs_is_one(tmp_path: Path) -> None:
+    page = (Path(__file__).parents[3] / "docs" / "benchmarks.md").read_text(encoding="utf-8")
+    (block,) = re.findall(r"```yaml\n(.*?)```", page, re.DOTALL)
+    assert len(block.splitlines()) <= 10
+    (tmp_path / "mine.yaml").write_text(block)
+    spec = load_stream(str(tmp_path / "mine.yaml"))
+    assert (spec.names("learn"), spec.val_frac) == (("Polyps", "Cracks"), 0.1)
 
 
 def test_a_stream_of_two_folders_takes_ten_lines(tmp_path: Path) -> None:
