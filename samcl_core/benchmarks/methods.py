@@ -27,9 +27,9 @@ _TITLES = {
     "bank_reference": "bank, reference profile, MLP selector",
     "naive": "one module, trained in sequence",
     "joint": "one module, trained jointly",
-    "moda": "MoDA: one module a domain, tokens in the prefix's own pass",
-    "moda_two_pass": "MoDA: one module a domain, tokens in a second pass",
-    "moda_frozen": "MoDA: one module a domain, random tokens",
+    "moda": "MoDA, tokens in the prefix's own pass",
+    "moda_two_pass": "MoDA, tokens in a second pass",
+    "moda_frozen": "MoDA, random tokens",
 }
 _SELECTORS = {"bank": "gaussian", "bank_gaussian": "gaussian", "bank_mlp": "mlp", "bank_reference": "mlp"}
 _TOKENS: dict[str, dict[str, Any]] = {

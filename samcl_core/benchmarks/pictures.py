@@ -123,7 +123,7 @@ def bytes_plot(cells: Sequence[Cell], path: Path) -> None:
     Plain SAM stores nothing: it is the dashed line. A strategy whose cells do not say their bytes is left out.
     """
     look = _Look(cells)
-    figure = _new_figure(9.6, 5.2)
+    figure = _new_figure(11.0, 5.2)
     axes = figure.subplots()
     for strategy, own in look.cells.items():
         numbers = [cell_numbers(cell) for cell in own]
