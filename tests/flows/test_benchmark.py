@@ -152,16 +152,16 @@ def test_a_benchmark_fails_continues_and_has_nothing_left_to_do(
 
     # One strategy more: only its own units run.
     monkeypatch.delenv("MLFLOW_TRACKING_URI")
-    more = (*command[:-1], "zero_shot,bank_gaussian,joint,ewc@lora", "--json")
+    more = (*command[:-1], "zero_shot,bank_gaussian,joint,ewc@augmodule", "--json")
     code, out, err = samcl(*more)
     assert code == 0, err
     values = json.loads(out)
     ran = {name for name, stage in values["stages"].items() if "seed" in name and stage["outcome"] != "skipped"}
-    assert ran == {"prefixes for lora, seed 0", "ewc@lora, order default, seed 0"}
+    assert ran == {"ewc@augmodule, order default, seed 0"}
     found = {run.data.params["strategy"]: run.data.params for run in runs_of(root, "benchmark-cell")}
     assert len(found) == 4
-    assert (found["ewc@lora"]["adapter"], found["ewc@lora"]["train.epochs"]) == ("lora", "1")
-    assert "strategy.weight" in found["ewc@lora"]
+    assert (found["ewc@augmodule"]["adapter"], found["ewc@augmodule"]["train.epochs"]) == ("augmodule", "1")
+    assert "strategy.weight" in found["ewc@augmodule"]
 
     code, _, err = samcl(*command, "--num-test", "3")
     assert code == 2
