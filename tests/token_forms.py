@@ -28,22 +28,19 @@ HEADS = {
     "right": "learnt, %",
     "natural": "natural, %",
     "unseen": "unseen, %",
-    "fit_s": "fit, s",
-    "query_ms": "prefix and query, ms",
 }
 
 
 def table(frame: pd.DataFrame) -> str:
-    """Mean and standard deviation over seeds, one row a form."""
+    """Percent, one row a form; of several seeds mean and standard deviation."""
     lines = [f"| selector | {' | '.join(HEADS.values())} |", "| --- |" + " --- |" * len(HEADS)]
     for form in (*FORMS, "gaussian"):
-        own = frame[frame["form"] == form]
-        cells = []
-        for column in HEADS:
-            values = own[column] * (100 if HEADS[column].endswith("%") else 1)
-            cells.append(f"{values.mean():.1f} ± {values.std():.1f}")
+        own = 100 * frame[frame["form"] == form][list(HEADS)]
+        spread = [f" ± {value:.1f}" if len(own) > 1 else "" for value in own.std()]
+        cells = [f"{value:.1f}{more}" for value, more in zip(own.mean(), spread, strict=True)]
         lines.append(f"| {TITLES[form]} | {' | '.join(cells)} |")
-    return "\n".join(lines)
+    seeds = ", ".join(str(seed) for seed in sorted(frame["seed"].unique()))
+    return "\n".join([*lines, "", f"Seeds: {seeds}."])
 
 
 def main(seeds: list[int]) -> None:
