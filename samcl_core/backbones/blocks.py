@@ -92,7 +92,7 @@ def _heads(tokens: Tensor, batch: int, heads: int) -> Tensor:
 
 
 def _bias_with_context(bias: Tensor | None, q: Tensor, keys: Tensor, values: Tensor) -> Tensor:
-    """The bias (B * W, heads, T, P + T) for P more tokens before T own ones: minus infinity for tokens that are none."""
+    """The bias (B * W, heads, T, P + T) for P more tokens before T own ones: minus infinity for those that are none."""
     batch, heads, own, _ = q.shape
     is_none = ~(keys.detach().any(-1) | values.detach().any(-1))
     more = q.new_zeros(is_none.shape).masked_fill(is_none, -torch.inf)
