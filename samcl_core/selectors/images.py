@@ -2,27 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
-from typing import Any
+from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from samcl_core.errors import BankError
-from samcl_core.selectors.choosing import derived_seed
-from samcl_core.selectors.keeping import json_size, learnt, stored_bytes
+from samcl_core.selectors.buffers import RowBuffers, kept_rows
 
 __all__ = ["ImageBuffers", "buffer_rows", "check_images"]
 
 
 def buffer_rows(num: int, size: int, name: str, seed: int) -> list[int]:
     """Which of ``num`` images class ``name`` keeps, ascending; it depends on nothing else."""
-    if num <= size:
-        return list(range(num))
-    generator = torch.Generator().manual_seed(derived_seed(seed, "images", name))
-    rows: list[int] = torch.randperm(num, generator=generator)[:size].sort().values.tolist()
-    return rows
+    return kept_rows(num, size, ImageBuffers.what, name, seed)
 
 
 def check_images(name: str, images: Tensor, size_px: int | None = None) -> None:
@@ -39,75 +33,24 @@ def check_images(name: str, images: Tensor, size_px: int | None = None) -> None:
 
 
 @dataclass(frozen=True)
-class ImageBuffers:
-    """State of the token selector: up to ``size`` images a class, squashed to the backbone's square.
+class ImageBuffers(RowBuffers):
+    """State of the token selector: (n, S, S, 3) uint8 RGB images of each class, squashed to the backbone's square."""
 
-    Attributes:
-        size: most images that a class keeps.
-        classes: name to (n, S, S, 3) uint8 RGB.
-        natural: names of the classes without a module.
-    """
-
-    size: int
-    classes: dict[str, Tensor] = field(default_factory=dict)
-    natural: tuple[str, ...] = ()
-
-    kind = "tokens"
+    kind: ClassVar[str] = "tokens"
+    what: ClassVar[str] = "images"
 
     @property
     def image_size(self) -> int | None:
         """Side of the images in pixels; ``None`` before the first class."""
         return next((int(images.shape[1]) for images in self.classes.values()), None)
 
-    @property
-    def domains(self) -> tuple[str, ...]:
-        """Names of the classes with a module, in the order of arrival."""
-        return learnt(self.classes, self.natural)
-
-    def class_bytes(self, name: str) -> int:
-        """Bytes that class ``name`` takes in the stored state: its images and its entry."""
-        return self.classes[name].nbytes + json_size(self._entry(name))
-
-    @property
-    def shared_bytes(self) -> int:
-        """Bytes of the stored state beside those of the classes."""
-        return stored_bytes(*self.state()) - sum(map(self.class_bytes, self.classes))
-
-    def added(self, name: str, images: Tensor, *, seed: int, is_natural: bool = False) -> ImageBuffers:
-        """These buffers and one class more; which images are kept depends on ``seed`` and ``name`` alone.
+    def checked(self, name: str, rows: Tensor) -> Tensor:
+        """The images.
 
         Raises:
             BankError: the class is already there, or the images are not (n, S, S, 3) uint8 of the known size.
         """
         if name in self.classes:
             raise BankError(f"the selector already knows {name!r}, expected a new domain")
-        check_images(name, images, self.image_size)
-        kept = images.detach().cpu()[buffer_rows(len(images), self.size, name, seed)]
-        natural = (*self.natural, name) if is_natural else self.natural
-        return replace(self, classes={**self.classes, name: kept}, natural=natural)
-
-    def state(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
-        """JSON values and tensors for storage. Classes are a list: JSON objects are stored with sorted keys."""
-        values = {
-            "kind": self.kind,
-            "size": self.size,
-            "natural": list(self.natural),
-            "classes": [self._entry(name) for name in self.classes],
-        }
-        return values, {f"images.{name}": images for name, images in self.classes.items()}
-
-    def _entry(self, name: str) -> dict[str, Any]:
-        return {"name": name, "num": len(self.classes[name])}
-
-    @staticmethod
-    def from_state(values: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> ImageBuffers:
-        """The buffers that ``state`` came from.
-
-        Raises:
-            KeyError: the images of a class are missing.
-            ValueError: there are not as many as were written.
-        """
-        classes = {entry["name"]: tensors[f"images.{entry['name']}"] for entry in values["classes"]}
-        if wrong := [e["name"] for e in values["classes"] if len(classes[e["name"]]) != e["num"]]:
-            raise ValueError(f"another number of images than was written of {', '.join(wrong)}")
-        return ImageBuffers(int(values["size"]), classes, tuple(values["natural"]))
+        check_images(name, rows, self.image_size)
+        return rows.detach().cpu()
