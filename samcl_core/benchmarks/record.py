@@ -7,8 +7,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
-
 from samcl_core.benchmarks.methods import Method, parse_method
 from samcl_core.benchmarks.streams import StreamSpec
 from samcl_core.benchmarks.units import Unit
@@ -67,14 +65,10 @@ def _folders(method: Method) -> list[str]:
 def _read(path: Path) -> dict[str, Any]:
     try:
         found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        if found["schema_version"] == 1:  # before 0.2: the whole stream, and no settings of methods
-            spec = StreamSpec.model_validate(found["stream"])
-            orders = {name: list(order) for name, order in spec.orders.items()}
-            return {**found, "stream": spec.identity(), "orders": orders, "made": {}}
         if found["schema_version"] != _VERSION or {"stream", "orders", "backbone_sha256", "made"} - set(found):
             raise ValueError(f"schema version {found['schema_version']}, expected {_VERSION}")
         return found
-    except (ValueError, KeyError, TypeError, ValidationError) as exc:
+    except (ValueError, KeyError, TypeError) as exc:
         raise IntegrityError(f"{path} is no record of a benchmark: {exc}", hint="choose another folder") from exc
 
 

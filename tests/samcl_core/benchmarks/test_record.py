@@ -73,21 +73,6 @@ def test_results_with_other_settings_are_not_mixed(tmp_path: Path) -> None:
     opened(tmp_path, SPEC, "naive")
 
 
-def test_a_folder_of_version_0_1_goes_on(tmp_path: Path) -> None:
-    domains = {name: {"scene": d.scene, "role": "learn", "description": "x"} for name, d in SPEC.domains.items()}
-    orders = {"default": ["A", "B"], "reverse": ["B", "A"]}
-    stream = {"name": "two", "title": "T", "size_px": 64, "num_train": 6, "num_test": 60, "domains": domains}
-    stream |= {"orders": orders, "params": {"backbone": {"name": "tiny"}}}
-    text = json.dumps({"schema_version": 1, "stream": stream, "backbone_sha256": SHA})
-    (tmp_path / "benchmark.json").write_text(text)
-    (tmp_path / "cells" / "naive").mkdir(parents=True)
-    with pytest.raises(UsageError, match="num_train"):
-        opened(tmp_path, SPEC.model_copy(update={"num_train": 7}))
-    assert (tmp_path / "benchmark.json").read_text() == text
-    record = opened(tmp_path, SPEC, "naive", "ewc")
-    assert record["schema_version"] == 2 and set(record["made"]) == {"cells/naive", "cells/ewc"}
-
-
 def test_a_broken_record_is_one_error(tmp_path: Path) -> None:
     (tmp_path / "benchmark.json").write_text("{}")
     with pytest.raises(IntegrityError, match="no record of a benchmark"):
