@@ -262,7 +262,11 @@ def test_a_number_that_another_process_has_now_is_left_alone(root: Path) -> None
 
 def test_a_step_that_another_command_runs_is_not_ended(root: Path) -> None:
     behave(root, "copyA", "echo $$ > pid; sleep 300")
-    script = "import sys, pathlib, tasks.dvc as d; d.repro(pathlib.Path(sys.argv[1]), 'copy@A')"
+    # A shell's background jobs ignore SIGINT, and so would what they start.
+    script = """if True:
+        import pathlib, signal, sys, tasks.dvc
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        tasks.dvc.repro(pathlib.Path(sys.argv[1]), "copy@A")"""
     command = subprocess.Popen([sys.executable, "-c", script, str(root)])
     try:
         wait_for((root / "pid").exists)
