@@ -49,7 +49,12 @@ PROFILES: dict[str, dict[str, dict[str, Any]]] = {
         "ingest": {"mask_threshold": 255},
         "prompts": {},
         "adapter": {"window_heatmap": "shrink", "neck_axes": "transposed", "point_labels": "ignored"},
-        "train": {"schedule": "cosine_per_iteration", "upsampling": "nearest", "loss_reduction": "reference"},
+        "train": {
+            "schedule": "cosine_per_iteration",
+            "upsampling": "nearest",
+            "loss_reduction": "reference",
+            "module_dtype": "float32",
+        },
         "selector": {"kind": "mlp", "classes": "fixed", "fallback": "never", "min_steps": 0},
         "evaluate": {"upsampling": "nearest"},
     },
@@ -57,7 +62,7 @@ PROFILES: dict[str, dict[str, dict[str, Any]]] = {
         "ingest": {"mask_threshold": 128},
         "prompts": {},
         "adapter": {"window_heatmap": "crop", "neck_axes": "image", "point_labels": "signed"},
-        "train": {"schedule": "cosine", "upsampling": "bilinear", "loss_reduction": "mean"},
+        "train": {"schedule": "cosine", "upsampling": "bilinear", "loss_reduction": "mean", "module_dtype": "float16"},
         "selector": {"kind": "gaussian", "classes": "growing", "fallback": "novelty", "min_steps": 300},
         "evaluate": {"upsampling": "bilinear"},
     },
@@ -172,6 +177,7 @@ class TrainParams(_Section):
     upsampling: Literal["bilinear", "nearest"] | None = None
     loss_reduction: Literal["mean", "reference"] | None = None
     checkpoint_every_epochs: int = Field(1, ge=1)
+    module_dtype: Literal["float32", "float16", "int8"] | None = Field(None, description="how a module is stored")
 
     @model_validator(mode="after")
     def _rate_falls(self) -> TrainParams:

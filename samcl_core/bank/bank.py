@@ -19,7 +19,7 @@ from samcl_core.files import digest_json, staged_folder
 from samcl_core.selectors import Selector, SelectorState, load_selector, load_state
 from samcl_core.tensors import tensor_bytes
 
-__all__ = ["Bank", "check_alike", "describe_bank", "verify_bank"]
+__all__ = ["Bank", "check_alike", "verify_bank"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -214,17 +214,13 @@ def check_alike(modules: tuple[Module, ...]) -> None:
             ("kind", first.kind, module.kind),
             ("parameters", first.parameters, module.parameters),
             ("split", first.split, module.split),
-            ("tensor shapes", _shapes(first), _shapes(module)),
+            ("tensor shapes", first.shapes, module.shapes),
         ):
             if left != right:
                 raise BankError(
                     f"modules {first.domain} and {module.domain} of one bank differ in {what}: {left} and {right}",
                     hint=f"give both the same adapter settings in params.yaml, then: samcl step train {module.domain}",
                 )
-
-
-def _shapes(module: Module) -> dict[str, tuple[int, ...]]:
-    return {name: tuple(tensor.shape) for name, tensor in sorted(module.tensors.items())}
 
 
 def verify_bank(folder: Path) -> list[str]:
@@ -236,44 +232,3 @@ def verify_bank(folder: Path) -> list[str]:
     except SamclError as exc:
         return [exc.message]
     return list(problems)
-
-
-def describe_bank(folder: Path) -> dict[str, Any]:
-    """What a person wants to know about a bank, as JSON values; sizes are exact, in bytes.
-
-    Raises:
-        BankError, IntegrityError: as ``Bank.load``.
-    """
-    bank = Bank.load(folder)
-    files, record = bank._written
-    head = (folder / BANK_FILE).stat().st_size
-    return {
-        "folder": str(folder),
-        "digest": bank.digest,
-        "schema_version": record["schema_version"],
-        "backbone": record["backbone"],
-        "domains": list(bank.names),
-        "waiting": list(bank.waiting),
-        "modules": [_describe_module(module) for module in bank.modules],
-        "selector": {**record["selector"], "bytes": len(files[SELECTOR_FILE])},
-        "state": {**record["state"], "bytes": len(files[STATE_FILE])},
-        "files": {path: {"sha256": record["files"][path], "bytes": len(data)} for path, data in sorted(files.items())},
-        "total_bytes": head + sum(len(data) for data in files.values()),
-        "lineage": bank.lineage,
-    }
-
-
-def _describe_module(module: Module) -> dict[str, Any]:
-    return {
-        "domain": module.domain,
-        "kind": module.kind,
-        "parameters": module.parameters,
-        "split": module.split,
-        "digest": module.digest,
-        "num_weights": module.num_weights,
-        "bytes": sum(len(data) for data in module.files().values()),
-        "data_digest": module.data_digest,
-        "seed": module.seed,
-        "code": module.code,
-        "metrics": module.metrics,
-    }

@@ -111,11 +111,11 @@ def _readme(bank: Bank, summary: dict[str, Any], files: list[str]) -> str:
 
 
 def _package(module: Module) -> str:
-    return "module.SAMCL Extra" if "extra.upward.weight" in module.tensors else "module.SAMCL_2 Extra"
+    return "module.SAMCL Extra" if "extra.upward.weight" in module.shapes else "module.SAMCL_2 Extra"
 
 
 def _module_bytes(module: Module) -> bytes:
-    tensors = module.tensors
+    tensors = module.weights
     layers = ["layer", "norm", *(["upward", "upward_"] if "extra.upward.weight" in tensors else [])]
     extra = layer_record(_package(module), {}, {name: _layer(module, f"extra.{name}") for name in layers}, {"cnt": 0})
     num_blocks = sum(name.startswith("B_") and name.endswith(".weight") for name in tensors)
@@ -127,7 +127,7 @@ def _module_bytes(module: Module) -> bytes:
 
 
 def _layer(module: Module, name: str) -> Record:
-    parameters = {part: module.tensors[f"{name}.{part}"] for part in ("weight", "bias")}
+    parameters = {part: module.weights[f"{name}.{part}"] for part in ("weight", "bias")}
     if parameters["weight"].ndim == 2:
         num_out, num_in = parameters["weight"].shape
         return layer_record(

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
+from samcl_core.bank.packing import packed_shapes, unpack
 from samcl_core.bank.records import SCHEMA_VERSION, json_bytes, parse_record, parse_tensors, require
 from samcl_core.config import valid_domain_name
 from samcl_core.errors import BankError, IntegrityError
@@ -31,7 +34,6 @@ _FIELDS: dict[str, type | tuple[type, ...]] = {
     "seed": int,
     "code": str,
     "metrics": dict,
-    "tensors": dict,
     "tensors_sha256": str,
 }
 
@@ -51,7 +53,7 @@ class Module:
         seed: seed of the training.
         code: version of the code that trained it.
         metrics: what the training measured (JSON values; no timings, they would change the bytes).
-        tensors: trained tensors by name.
+        tensors: trained tensors by name, as they are stored (``packing``); ``weights`` are the numbers in them.
     """
 
     domain: str
@@ -71,16 +73,29 @@ class Module:
             valid_domain_name(self.domain)
         except ValueError as exc:
             raise BankError(str(exc)) from exc
+        packed_shapes(self.tensors)
+
+    @cached_property
+    def weights(self) -> dict[str, Tensor]:
+        """What the adapter computes with: float32, by name. Every user of a module sees these, whoever stored it."""
+        return unpack(self.tensors)
+
+    @property
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Name to shape of the weights, sorted by name; nothing is decoded for it."""
+        return packed_shapes(self.tensors)
 
     @property
     def digest(self) -> str:
         """sha256 over what the module does: domain, kind, settings, backbone, split, tensors; not over its history."""
-        return _digest(self._record(tensor_bytes(self.tensors)))
+        record = self._record(tensor_bytes(self.tensors))
+        names = ("domain", "kind", "parameters", "backbone", "split", "tensors_sha256")
+        return digest_json({"tensors": _table(self.tensors), **{name: record[name] for name in names}})
 
     @property
     def num_weights(self) -> int:
         """How many trained numbers it holds."""
-        return sum(tensor.numel() for tensor in self.tensors.values())
+        return sum(math.prod(shape) for shape in self.shapes.values())
 
     def files(self) -> dict[str, bytes]:
         """File name to content; same module, same bytes.
@@ -103,7 +118,6 @@ class Module:
             "seed": self.seed,
             "code": self.code,
             "metrics": self.metrics,
-            "tensors": _table(self.tensors),
             "tensors_sha256": hashlib.sha256(data).hexdigest(),
         }
 
@@ -146,6 +160,8 @@ class Module:
         """
         what = f"{where}/module.json"
         record = parse_record(files["module.json"], what)
+        # Earlier modules list their tensors here, too.
+        table = record.pop("tensors", None)
         require(record, _FIELDS, what)
         require(record["backbone"], {"name": str, "sha256": str}, f"{what}: backbone")
         found = hashlib.sha256(files["module.safetensors"]).hexdigest()
@@ -155,7 +171,7 @@ class Module:
                 hint=f"dvc checkout, or train again: samcl step train {Path(where).name}",
             )
         tensors = parse_tensors(files["module.safetensors"], f"{where}/module.safetensors")
-        if _table(tensors) != record["tensors"]:
+        if table is not None and _table(tensors) != table:
             raise IntegrityError(f"{what} lists other tensors than module.safetensors holds")
         names = ("domain", "kind", "parameters", "split", "data_digest", "seed", "code", "metrics")
         try:
@@ -174,8 +190,3 @@ def _table(tensors: Mapping[str, Tensor]) -> dict[str, Any]:
         name: {"shape": list(tensor.shape), "dtype": str(tensor.dtype).removeprefix("torch.")}
         for name, tensor in sorted(tensors.items())
     }
-
-
-def _digest(record: Mapping[str, Any]) -> str:
-    names = ("domain", "kind", "parameters", "backbone", "split", "tensors", "tensors_sha256")
-    return digest_json({name: record[name] for name in names})

@@ -25,16 +25,15 @@ def stack_modules(bank: Bank, adapter: Adapter) -> ModuleTensors:
     """
     shapes = adapter.shapes()
     for module in bank.modules:
-        found = {name: tuple(tensor.shape) for name, tensor in module.tensors.items()}
         for what, left, right in (
             ("kind", module.kind, adapter.kind),
             ("parameters", module.parameters, adapter.parameters()),
-            ("tensors", dict(sorted(found.items())), dict(sorted(shapes.items()))),
+            ("tensors", module.shapes, dict(sorted(shapes.items()))),
         ):
             if left != right:
                 raise BankError(
                     f"module {module.domain} has {what} {left}, the adapter {adapter.kind} has {right}",
                     hint=f"samcl step train {module.domain}",
                 )
-    rows = [adapter.null(), *(module.tensors for module in bank.modules)]
-    return {name: torch.stack([row[name].float() for row in rows]) for name in shapes}
+    rows = [adapter.null(), *(module.weights for module in bank.modules)]
+    return {name: torch.stack([row[name] for row in rows]) for name in shapes}

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from samcl_core import __version__
 from samcl_core.adapters import Adapter, build_adapter
-from samcl_core.bank import Module
+from samcl_core.bank import Module, pack
 from samcl_core.benchmarks.methods import Method
 from samcl_core.benchmarks.streams import StreamSpec, check_data
 from samcl_core.config import Params
@@ -165,7 +165,7 @@ def train_domain(ground: Ground, domain: str) -> dict[str, Any]:
         seed=ground.seed,
         code=__version__,
         metrics={"num_train": len(samples)},
-        tensors=result.tensors,
+        tensors=pack(result.tensors, ground.params.train.module_dtype),
     ).save(ground.module_folder(domain))
     clear_checkpoint(checkpoint)
     return {"train_seconds": sum(epoch["seconds"] for epoch in result.curve), "epochs": result.curve}

@@ -170,7 +170,7 @@ def module_facts(ground: Ground) -> dict[str, float]:
     modules = ground.modules()
     tensors = [tensor for module in modules for tensor in module.tensors.values()]
     return {
-        "num_parameters": float(sum(tensor.numel() for tensor in tensors)),
+        "num_parameters": float(sum(module.num_weights for module in modules)),
         "module_bytes": float(sum(len(data) for module in modules for data in module.files().values())),
         "model_bytes": float(sum(tensor.numel() * tensor.element_size() for tensor in tensors)),
         "memory_bytes": 0.0,

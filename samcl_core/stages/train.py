@@ -7,7 +7,7 @@ from typing import Any
 
 from samcl_core import __version__
 from samcl_core.adapters import build_adapter
-from samcl_core.bank import Module
+from samcl_core.bank import Module, pack
 from samcl_core.config import Params
 from samcl_core.domains import Domain
 from samcl_core.files import write_json
@@ -24,7 +24,7 @@ def run(root: Path, params: Params, domain: str, progress: Progress = silent) ->
     places = Places(root)
     data = Domain(places.domain(domain))
     samples = data.samples("train")
-    options = params.adapter_of(domain)
+    options, train = params.adapter_of(domain), params.train_of(domain)
     cache = open_cache(root, params)
     adapter = build_adapter(options.kind, cache.backbone.site, **options.options())
     result = train_module(
@@ -32,7 +32,7 @@ def run(root: Path, params: Params, domain: str, progress: Progress = silent) ->
         adapter,
         cache,
         samples,
-        params.train_of(domain),
+        train,
         seed=params.seed,
         checkpoint=places.checkpoint(domain),
         progress=progress,
@@ -49,7 +49,7 @@ def run(root: Path, params: Params, domain: str, progress: Progress = silent) ->
         seed=params.seed,
         code=__version__,
         metrics={"num_train": len(samples), **last},
-        tensors=result.tensors,
+        tensors=pack(result.tensors, train.module_dtype),
     )
     module.save(places.module(domain))
     write_json(places.curve(domain), {"domain": domain, "module": module.digest, "epochs": result.curve})

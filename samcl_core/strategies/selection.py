@@ -14,7 +14,7 @@ from torch import Tensor
 import samcl_core
 from samcl_core.adapters.base import ModuleTensors
 from samcl_core.backbones.base import Prefix, Prompts, SuffixHooks
-from samcl_core.bank import Bank, Module, stack_modules
+from samcl_core.bank import Bank, Module, pack, stack_modules
 from samcl_core.config import PROFILES, SelectorParams, problems_of
 from samcl_core.errors import IntegrityError
 from samcl_core.files import digest_json
@@ -73,7 +73,8 @@ class BankSelection:
         """The bank with the new domain's module, and the selector fitted again; see ``Strategy``."""
         check_order(state, tasks)
         task, params = tasks[-1], self.selector_params()
-        module = _module(task, trained(context, task, f"{self.name}-{len(tasks)}-{task.name}", self.choose), context)
+        tensors = trained(context, task, f"{self.name}-{len(tasks)}-{task.name}", self.choose)
+        module = _module(task, pack(tensors, context.options.module_dtype), context)
         before = _base(params, context) if state is None else bank_of(state, context)
         embeddings = context.cache.embeddings(sorted(task.train, key=lambda sample: sample.id))
         return _state_of(extend_bank(before, module, embeddings, params, context.seed))

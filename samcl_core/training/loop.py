@@ -223,7 +223,7 @@ def training_key(
     return digest_json(
         {
             "extra": None if extra is None else extra.key(),
-            "options": options.model_dump(exclude={"checkpoint_every_epochs"}),
+            "options": options.model_dump(exclude={"checkpoint_every_epochs", "module_dtype"}),
             "adapter": [adapter.kind, adapter.parameters(), list(adapter.shapes().items())],
             "backbone": [backbone.name, backbone.sha256, backbone.preprocessing, backbone.image_size],
             "cache_dtype": cache.dtype,

@@ -17,7 +17,7 @@ from PIL import Image
 
 from samcl_core.adapters import build_adapter
 from samcl_core.backbones import Backbone, Prefix, Prompts, tiny_backbone, tiny_sam2_backbone
-from samcl_core.bank import Bank, Module, export_samcl
+from samcl_core.bank import Bank, Module, export_samcl, pack
 from samcl_core.config import PROFILES, DomainParams, Params, parse_params
 from samcl_core.domains import load_mask
 from samcl_core.inference import Prompt, Segmenter
@@ -207,6 +207,12 @@ def selector_answers(params: Params, world: dict[str, Any]) -> np.ndarray:
     return bank_of(params, "a", "b").selector.choose(embeddings(0)).confidence.numpy()
 
 
+def stored_module(params: Params, world: dict[str, Any]) -> np.ndarray:
+    """Bytes of the stored tensors of one module."""
+    adapter = build_adapter(params.adapter.kind, world["backbone"].site)
+    return np.array([sum(tensor.nbytes for tensor in pack(adapter.fresh(0), params.train.module_dtype).values())])
+
+
 def kept_for_later_fits(params: Params, world: dict[str, Any]) -> np.ndarray:
     """Bytes of what a bank of two domains keeps beside its modules."""
     folder = world["folder"] / "bank"
@@ -224,6 +230,7 @@ SHOWN: dict[str, Callable[[Params, dict[str, Any]], np.ndarray]] = {
     "train.schedule": rates,
     "train.upsampling": trained,
     "train.loss_reduction": trained,
+    "train.module_dtype": stored_module,
     "evaluate.upsampling": masks_at_full_size,
     "selector.kind": kept_for_later_fits,
     "selector.classes": num_outputs,

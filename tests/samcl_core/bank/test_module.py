@@ -1,17 +1,20 @@
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-from samcl_core.bank import Module
+from samcl_core.bank import Module, pack, unpack
 from samcl_core.errors import BankError, IntegrityError
 from samcl_core.files import digest_files
+from samcl_core.tensors import tensor_bytes
 
 MakeModule = Callable[..., Module]
 
@@ -42,7 +45,44 @@ def test_record_says_everything_a_reader_needs(make_module: MakeModule) -> None:
     assert record["schema_version"] == 1
     assert record["backbone"] == {"name": "tiny", "sha256": "ab" * 32}
     assert record["parameters"]["rank"] == 2 and record["split"] == 2
-    assert record["tensors"]["A.weight"] == {"shape": [2, 16], "dtype": "float32"}
+    assert "tensors" not in record, "names, shapes and number formats stand in module.safetensors alone"
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16", "int8"])
+def test_stored_bytes_stay_and_weights_are_float32(make_module: MakeModule, tmp_path: Path, dtype: Any) -> None:
+    trained = make_module()
+    module = replace(trained, tensors=pack(trained.tensors, dtype))
+    module.save(tmp_path / "m")
+    again = Module.load(tmp_path / "m")
+    assert again.files() == module.files() and again.digest == module.digest
+    assert {name: tensor.dtype for name, tensor in again.tensors.items()} == {
+        name: tensor.dtype for name, tensor in module.tensors.items()
+    }
+    assert list(again.shapes) == sorted(trained.tensors) and again.num_weights == trained.num_weights
+    assert {name: tuple(tensor.shape) for name, tensor in again.weights.items()} == again.shapes
+    for name, tensor in unpack(module.tensors).items():
+        assert again.weights[name].dtype == torch.float32 and torch.equal(again.weights[name], tensor)
+    assert (again.digest == trained.digest) == (dtype == "float32")
+
+
+def test_modules_that_list_their_tensors_are_read(make_module: MakeModule, tmp_path: Path) -> None:
+    """As modules were written before; the list is compared, and the digest is the same."""
+    module = make_module()
+    module.save(tmp_path / "m")
+    table = {name: {"shape": list(t.shape), "dtype": "float32"} for name, t in module.tensors.items()}
+    edit(tmp_path / "m" / "module.json", tensors=table)
+    again = Module.load(tmp_path / "m")
+    assert again.digest == module.digest and again.weights.keys() == module.weights.keys()
+
+
+def test_stored_tensors_that_are_no_weights(make_module: MakeModule, tmp_path: Path) -> None:
+    module = make_module()
+    module.save(tmp_path / "m")
+    data = tensor_bytes({**module.tensors, "A.weight": torch.ones(2, 16, dtype=torch.int8)})
+    (tmp_path / "m" / "module.safetensors").write_bytes(data)
+    edit(tmp_path / "m" / "module.json", tensors_sha256=hashlib.sha256(data).hexdigest())
+    with pytest.raises(IntegrityError, match=r"module\.json: tensor A\.weight is torch\.int8 with no scale, expected"):
+        Module.load(tmp_path / "m")
 
 
 def test_digest_is_about_what_the_module_does(make_module: MakeModule) -> None:

@@ -9,7 +9,7 @@ from types import ModuleType
 import pytest
 import torch
 
-from samcl_core.bank import Bank, Module
+from samcl_core.bank import Bank, Module, pack
 from samcl_core.config import PROFILES, SelectorParams
 from samcl_core.inference import Segmenter
 from samcl_core.strategies import Context, Task, bank_of, base_bank, build_strategy, extend_bank, segment
@@ -26,7 +26,7 @@ def real_bank(tasks: tuple[Task, ...], context: Context, kind: str) -> Bank:
     bank = base_bank(backbone.name, backbone.sha256, natural, params, context.seed)
     for task in tasks:
         arguments = (backbone, context.adapter, cache, task.train, context.options)
-        tensors = train_module(*arguments, seed=context.seed).tensors
+        tensors = pack(train_module(*arguments, seed=context.seed).tensors)
         settings = context.adapter.parameters()
         split = backbone.site.blocks[0]
         module = Module(
@@ -77,7 +77,7 @@ def test_each_sample_of_a_batch_gets_its_own_module(
     rows = bank_of(state, context).selector.choose(batch.prefix.embedding).index
     assert set(rows.tolist()) == {0, 1}
     for place, name in enumerate(("disc", "ground")):
-        tensors = bank_of(state, context).modules[place].tensors
+        tensors = bank_of(state, context).modules[place].weights
         alone = context.backbone.suffix(batch.prefix, batch.prompts, context.adapter.hooks(tensors, batch.prompts))
         chosen = rows == place
         torch.testing.assert_close(together[chosen], alone.logits[chosen], rtol=1e-4, atol=1e-5)

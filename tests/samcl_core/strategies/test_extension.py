@@ -102,7 +102,7 @@ def test_an_adapter_is_one_folder_and_one_line(
     bank = strategies.bank_of(state, context)
     rows = bank.selector.choose(batch.prefix.embedding).index.tolist()
     for row, chosen in enumerate(rows):
-        hooks = adapter.hooks(bank.modules[chosen].tensors, batch.prompts)
+        hooks = adapter.hooks(bank.modules[chosen].weights, batch.prompts)
         alone = context.backbone.suffix(batch.prefix, batch.prompts, hooks).logits
         torch.testing.assert_close(found[row], alone[row], rtol=1e-4, atol=1e-5)
     null = context.backbone.suffix(batch.prefix, batch.prompts, adapter.hooks(adapter.null(), batch.prompts)).logits
