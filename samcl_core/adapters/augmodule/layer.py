@@ -10,12 +10,11 @@ from torch import Tensor
 
 from samcl_core.adapters.augmodule.config import AugModuleConfig
 from samcl_core.adapters.augmodule.heatmap import pool_heatmap, render_heatmap
+from samcl_core.adapters.rows import add_linear, linear, norm
 from samcl_core.backbones.base import AdapterSite, Hooks, Prompts
 from samcl_core.backbones.blocks import split_windows
 
 __all__ = ["AugModuleHooks"]
-
-_EPS = 1e-5
 
 
 class AugModuleHooks(Hooks):
@@ -45,7 +44,7 @@ class AugModuleHooks(Hooks):
         heat = render_heatmap(prompts.points, prompts.labels, signed=config.point_labels == "signed")
         heat = pool_heatmap(heat, site.grid).to(tensors["A.weight"].dtype)
         heat = heat.flatten(1)[..., None].expand(-1, -1, config.rank)
-        features = F.relu(self._norm("extra.norm", self._linear("extra.layer", heat)))
+        features = F.relu(norm(linear(heat, *self._layer("extra.layer")), *self._layer("extra.norm")))
         self._features: Tensor = features.reshape(-1, site.grid, site.grid, config.rank)
         self._windowed: dict[int, Tensor] = {}
 
@@ -53,23 +52,31 @@ class AugModuleHooks(Hooks):
         """``out`` plus the module's part; shapes as in ``SuffixHooks.attention``."""
         position = self._order[block]
         heat = self._heat(self._site.windows[position])
-        low = self._norm(f"norm1_{position:03d}", self._linear("A", x.reshape(self._batch, -1, x.shape[-1])))
-        warm = self._norm(f"norm2_{position:03d}", heat.flatten(1, 2)).reshape(heat.shape)
+        low = linear(x.reshape(self._batch, -1, x.shape[-1]), *self._layer("A"))
+        low = norm(low, *self._layer(f"norm1_{position:03d}"))
+        warm = norm(heat.flatten(1, 2), *self._layer(f"norm2_{position:03d}")).reshape(heat.shape)
         # A shrunk map is one window's worth of features, the same for all windows: it broadcasts.
-        low = low.reshape(self._batch, -1, heat.shape[2], heat.shape[3]) + warm
-        return out + self._linear(f"B_{position:03d}", low.flatten(1, 2)).reshape(out.shape)
+        low = (low.reshape(self._batch, -1, heat.shape[2], heat.shape[3]) + warm).flatten(1, 2)
+        base = out.reshape(self._batch, -1, out.shape[-1])
+        return add_linear(base, low, *self._layer(f"B_{position:03d}")).reshape(out.shape)
 
     def neck_input(self, x: Tensor) -> Tensor:
         """(B, G, G, C) tokens before the neck, plus the prompt."""
-        return x if self._site.neck_dim is None else x + self._upward("extra.upward")
+        if self._site.neck_dim is None:
+            return x
+        return add_linear(x.flatten(1, 2), self._prompt(), *self._layer("extra.upward")).reshape(x.shape)
 
     def neck_output(self, x: Tensor) -> Tensor:
         """(B, neck_dim, G, G) features after the neck, plus the prompt."""
-        return x if self._site.neck_dim is None else x + self._upward("extra.upward_").permute(0, 3, 1, 2)
+        if self._site.neck_dim is None:
+            return x
+        base = x.flatten(2).transpose(1, 2)
+        return add_linear(base, self._prompt(), *self._layer("extra.upward_")).transpose(1, 2).reshape(x.shape)
 
-    def _upward(self, name: str) -> Tensor:
+    def _prompt(self) -> Tensor:
+        """(B, G * G, rank) heat features as the neck sees them."""
         features = self._features if self._config.neck_axes == "image" else self._features.transpose(1, 2)
-        return self._linear(name, features.flatten(1, 2)).reshape(*features.shape[:3], -1)
+        return features.flatten(1, 2)
 
     def _heat(self, window: int) -> Tensor:
         """(B, windows or 1, tokens, rank) heat features as a block with this window sees them."""
@@ -85,16 +92,5 @@ class AugModuleHooks(Hooks):
             return self._features[:, nearest][:, :, nearest].flatten(1, 2)[:, None]
         return split_windows(self._features, window).reshape(self._batch, -1, window * window, self._config.rank)
 
-    def _linear(self, name: str, x: Tensor) -> Tensor:
-        """(B, T, in) to (B, T, out)."""
-        weight, bias = self._tensors[f"{name}.weight"], self._tensors[f"{name}.bias"]
-        if weight.dim() == 2:
-            return F.linear(x, weight, bias)
-        return torch.matmul(x, weight.transpose(1, 2)) + bias[:, None]
-
-    def _norm(self, name: str, x: Tensor) -> Tensor:
-        """Layer norm of (B, T, rank) over the last axis."""
-        weight, bias = self._tensors[f"{name}.weight"], self._tensors[f"{name}.bias"]
-        if weight.dim() == 1:
-            return F.layer_norm(x, list(weight.shape), weight, bias, _EPS)
-        return F.layer_norm(x, list(weight.shape[1:]), eps=_EPS) * weight[:, None] + bias[:, None]
+    def _layer(self, name: str) -> tuple[Tensor, Tensor]:
+        return self._tensors[f"{name}.weight"], self._tensors[f"{name}.bias"]

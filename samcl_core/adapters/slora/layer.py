@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
-from samcl_core.adapters.rows import linear, norm
+from samcl_core.adapters.rows import add_linear, linear, norm
 from samcl_core.backbones.base import AdapterSite, Hooks
 
 __all__ = ["SloraHooks"]
@@ -33,7 +33,8 @@ class SloraHooks(Hooks):
         place = f"{self._order[block]:03d}"
         low = linear(x.reshape(self._batch, -1, x.shape[-1]), *self._layer("A"))
         low = norm(low, *self._layer(f"norm_{place}"))
-        return out + linear(low, *self._layer(f"B_{place}")).reshape(out.shape)
+        base = out.reshape(self._batch, -1, out.shape[-1])
+        return add_linear(base, low, *self._layer(f"B_{place}")).reshape(out.shape)
 
     def _layer(self, name: str) -> tuple[Tensor, Tensor]:
         return self._tensors[f"{name}.weight"], self._tensors[f"{name}.bias"]
