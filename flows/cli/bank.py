@@ -79,7 +79,7 @@ def is_version(workspace: Workspace | None, bank: str | None) -> bool:
 
 @app.command()
 def show(context: typer.Context, bank: BankArgument = None, as_json: JsonOption = False) -> None:
-    """What a bank holds: modules in order, selector, digests. A registered version also tells what made it."""
+    """What a bank holds and where its bytes go. A registered version also tells what made it."""
     from samcl_core.bank import describe_bank
 
     values = describe_bank(bank_folder(context.obj, bank))
@@ -102,11 +102,29 @@ def show(context: typer.Context, bank: BankArgument = None, as_json: JsonOption 
     if values["modules"]:
         header = ["step", "domain", "kind", "weights", "module", "training data", "trained"]
         show_table(header, [[str(number), *_row(module)] for number, module in enumerate(values["modules"], 1)])
+    _show_sizes(values["sizes"])
 
 
 def _row(module: dict[str, Any]) -> list[str]:
     digests = [module["digest"][:12], module["data_digest"][:12]]
     return [module["domain"], module["kind"], f"{module['num_weights']:,}", *digests, brief(module["metrics"])]
+
+
+def _show_sizes(sizes: dict[str, Any]) -> None:
+    """Every byte of the folder by part, by domain and by number format: three sums with one total."""
+    total = sizes["total_bytes"]
+    columns = ("tensors", "header", "record", "bytes")
+    rows = [[part["part"], *(f"{part[name]:,}" for name in columns)] for part in sizes["parts"]]
+    rows.append(["total", *(f"{sum(part[name] for part in sizes['parts']):,}" for name in columns)])
+    show_table(["bytes of", *columns[:-1], "all"], rows, numbers=True)
+    if sizes["domains"]:
+        rows = [
+            [entry["domain"], *(f"{entry[name]:,}" for name in ("module", "state", "bytes")), f"{entry['frac']:.1%}"]
+            for entry in sizes["domains"]
+        ]
+        rows.append(["shared", "", "", f"{sizes['shared_bytes']:,}", f"{sizes['shared_bytes'] / total:.1%}"])
+        show_table(["bytes for", "module", "later fits", "all", "share"], rows, numbers=True)
+    say("bytes by type: " + ", ".join(f"{name} {num_bytes:,}" for name, num_bytes in sizes["types"].items()))
 
 
 @app.command()

@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from torch import Tensor
 
 from samcl_core.adapters import build_adapter
 from samcl_core.backbones.base import AdapterSite
-from samcl_core.bank import Bank, Module, describe_bank, stack_modules, verify_bank
+from samcl_core.bank import Bank, Module, describe_bank, pack, stack_modules, unpack, verify_bank
 from samcl_core.bank.layout import checksum
 from samcl_core.config import SelectorParams
 from samcl_core.errors import BackboneMismatch, BankError, IntegrityError
@@ -245,8 +246,44 @@ def test_stack_has_the_null_module_first(make_bank: MakeBank) -> None:
         assert stack[name].shape == (3, *shape) and stack[name].dtype == torch.float32
         assert torch.equal(stack[name][0], adapter.null()[name])
         for k, module in enumerate(bank.modules):
-            assert torch.equal(stack[name][k + 1], module.tensors[name])
+            assert torch.equal(stack[name][k + 1], module.weights[name])
     assert all(len(tensor) == 1 for tensor in stack_modules(make_bank(), adapter).values())
+
+
+def test_modules_of_all_number_formats_make_one_bank_and_one_stack(
+    make_bank: MakeBank, make_module: MakeModule, tmp_path: Path
+) -> None:
+    bank, trained = make_bank(), make_module("float32")
+    for dtype in ("float32", "float16", "int8"):
+        module = replace(trained, domain=dtype, tensors=pack(trained.tensors, dtype))
+        bank = extend_bank(bank, module, rows(), QUICK, 0)
+    bank.save(tmp_path / "bank")
+    again = Bank.load(tmp_path / "bank")
+    assert again.digest == bank.digest and verify_bank(tmp_path / "bank") == []
+    adapter = build_adapter("augmodule", SITE, rank=2)
+    stack = stack_modules(again, adapter)
+    for name, tensor in trained.tensors.items():
+        assert stack[name].dtype == torch.float32 and torch.equal(stack[name][1], tensor)
+        for k, module in enumerate(again.modules):
+            assert torch.equal(stack[name][k + 1], unpack(module.tensors)[name])
+        largest = float(tensor.abs().max())
+        torch.testing.assert_close(stack[name][2], tensor, rtol=0, atol=largest / 2048)
+        torch.testing.assert_close(stack[name][3], tensor, rtol=0, atol=largest / 220)
+        assert not torch.equal(stack[name][2], tensor)
+
+
+def test_a_bank_whose_modules_list_their_tensors_is_read(folder: Path, tmp_path: Path) -> None:
+    """As banks were written before; its digest is the same."""
+    digest, files = Bank.load(folder).digest, {}
+    for name in ("a", "b"):
+        path = folder / "modules" / name / "module.json"
+        tensors = Module.load(path.parent).tensors
+        table = {key: {"shape": list(t.shape), "dtype": "float32"} for key, t in tensors.items()}
+        path.write_text(json.dumps({**json.loads(path.read_text()), "tensors": table}))
+        files[f"modules/{name}/module.json"] = digest_files(folder)[f"modules/{name}/module.json"]
+    rewrite(folder, files={**json.loads((folder / "bank.json").read_text())["files"], **files})
+    assert Bank.load(folder).digest == digest
+    assert describe_bank(folder)["total_bytes"] == sum((folder / path).stat().st_size for path in digest_files(folder))
 
 
 @pytest.mark.parametrize("options", [{"rank": 3}, {"rank": 2, "point_labels": "ignored"}])
@@ -259,16 +296,3 @@ def test_stack_refuses_another_site(make_bank: MakeBank) -> None:
     site = AdapterSite(dim=8, neck_dim=8, grid=4, blocks=(2, 3), windows=(2, 0))
     with pytest.raises(BankError, match="module a has tensors"):
         stack_modules(make_bank("a"), build_adapter("augmodule", site, rank=2))
-
-
-def test_description_counts_every_byte(folder: Path) -> None:
-    about = describe_bank(folder)
-    on_disk = {path: (folder / path).stat().st_size for path in digest_files(folder)}
-    assert about["total_bytes"] == sum(on_disk.values())
-    assert {path: entry["bytes"] for path, entry in about["files"].items()} == {
-        path: size for path, size in on_disk.items() if path != "bank.json"
-    }
-    assert about["modules"][0]["bytes"] == on_disk["modules/a/module.json"] + on_disk["modules/a/module.safetensors"]
-    assert about["selector"]["kind"] == "mlp" and about["selector"]["natural"] == ["nature"]
-    assert about["domains"] == ["a", "b"] and about["digest"] == Bank.load(folder).digest
-    assert json.loads(json.dumps(about, allow_nan=False)) == about

@@ -197,17 +197,17 @@ def test_a_broken_checkpoint_is_ignored(training: Training, tmp_path: Path, dama
     assert same(training.run({"epochs": 2}, checkpoint=checkpoint).tensors, expected.tensors)
 
 
-def test_the_key_does_not_know_how_often_checkpoints_are_written(training: Training) -> None:
+def test_the_key_does_not_know_how_checkpoints_and_the_module_are_written(training: Training) -> None:
     keys = {
         training_key(
             training.backbone,
             training.adapter,
             training.cache,
             training.samples,
-            training.options.model_copy(update={"checkpoint_every_epochs": every}),
+            training.options.model_copy(update=update),
             0,
         )
-        for every in (1, 5)
+        for update in ({"checkpoint_every_epochs": 1}, {"checkpoint_every_epochs": 5}, {"module_dtype": "int8"})
     }
     assert len(keys) == 1
     assert load_checkpoint(Path("/nonexistent/run.safetensors"), keys.pop()) is None
