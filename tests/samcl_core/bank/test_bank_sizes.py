@@ -20,6 +20,7 @@ from samcl_core.config import SelectorParams
 from samcl_core.strategies import base_bank, extend_bank
 
 VIT_B = AdapterSite(dim=768, neck_dim=256, grid=64, blocks=(7, 8, 9, 10, 11), windows=(14, 0, 14, 14, 0))
+GAUSSIAN = SelectorParams(kind="gaussian")
 DOMAINS = ("Kvasir", "camo", "ISTD", "ISIC", "cod")
 METRICS = {"num_train": 1000, "epoch": 20, "step": 2500, "lr": 1e-7} | dict.fromkeys(
     ("focal", "dice", "iou", "total"), 0.12345678901234567
@@ -97,9 +98,9 @@ def test_a_domain_takes_its_module_and_its_part_of_the_state(folder: Path) -> No
         assert domain["state"] == bank.state.class_bytes(f"D{k}") > 0
 
 
-def test_a_bank_without_domains_and_one_that_cannot_grow(make_bank: MakeBank, folder: Path, tmp_path: Path) -> None:
+def test_a_bank_without_domains_and_one_that_cannot_grow(make_bank: MakeBank, tmp_path: Path) -> None:
     make_bank().save(tmp_path / "base")
-    replace(Bank.load(folder), state=None).save(tmp_path / "published")
+    replace(make_bank("a", "b"), state=None).save(tmp_path / "published")
     for name in ("base", "published"):
         sizes = describe_bank(tmp_path / name)["sizes"]
         assert sizes["total_bytes"] == sum(on_disk(tmp_path / name).values())
@@ -126,12 +127,11 @@ def test_the_command_shows_the_same_numbers(folder: Path) -> None:
 
 def five_domains(make_module: MakeModule, dtype: Any, embeddings: Callable[[int], Tensor]) -> Bank:
     """A natural class and five modules shaped as on ViT-B, with the default selector."""
-    params = SelectorParams(kind="gaussian")
-    bank = base_bank("tiny", make_module().backbone_sha256, {"COCO": embeddings(0)}, params, 0)
+    bank = base_bank("tiny", make_module().backbone_sha256, {"COCO": embeddings(0)}, GAUSSIAN, 0)
     for k, name in enumerate(DOMAINS, 1):
         module = make_module(name, seed=k, site=VIT_B, rank=10, split=7, metrics=METRICS)
         module = replace(module, tensors=pack(module.tensors, dtype))
-        bank = extend_bank(bank, module, embeddings(k), params, 0)
+        bank = extend_bank(bank, module, embeddings(k), GAUSSIAN, 0)
     return bank
 
 
