@@ -208,3 +208,21 @@ def test_the_same_numbers_on_cuda() -> None:
     mask, truth = random_masks(8, 256, 200), random_masks(8, 256, 200, seed=1)
     here, there = mask_metrics(mask, truth), mask_metrics(mask.cuda(), truth.cuda())
     assert all(torch.equal(here[name], there[name].cpu()) for name in here)
+
+
+@pytest.mark.parametrize("shape", [(2, 1, 1), (3, 31, 33), (1, 64, 128), (5, 128, 1024)])
+def test_pixels_are_counted_whatever_their_number_and_place_in_memory(shape: tuple[int, int, int]) -> None:
+    masks = random_masks(shape[0] + 1, *shape[1:])[1:]  # begins anywhere in memory
+    truth = torch.ones(shape, dtype=torch.bool)
+    expected = masks.numpy().sum((1, 2)) / (shape[1] * shape[2])
+    assert iou(masks, truth).tolist() == expected.tolist()
+    across = masks.transpose(1, 2)
+    assert iou(across, truth.transpose(1, 2)).tolist() == expected.tolist()
+
+
+def test_a_batch_scored_in_parts_is_the_batch_scored_at_once() -> None:
+    masks, truth = random_masks(5, 700, 1000), random_masks(5, 700, 1000, seed=1)
+    whole = mask_metrics(masks, truth)
+    for row in range(5):
+        alone = mask_metrics(masks[row : row + 1], truth[row : row + 1])
+        assert all(whole[name][row] == alone[name][0] for name in whole)
