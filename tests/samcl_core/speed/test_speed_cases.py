@@ -1,4 +1,4 @@
-"""Cases of speed: arms in turns, ratios of medians; and every case that ships does its work."""
+"""Cases of speed: arms in turns, ratios of medians, names and groups."""
 
 from __future__ import annotations
 
@@ -7,57 +7,99 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 
 from samcl_core.domains import Domain
 from samcl_core.errors import UsageError
-from samcl_core.progress import Progress
-from samcl_core.speed import Arm, case_names, get_case, machine_facts, measure_case, register_case
+from samcl_core.speed import (
+    Arms,
+    Case,
+    Setup,
+    Spent,
+    case_names,
+    find_cases,
+    get_case,
+    machine_facts,
+    measure_case,
+    register_case,
+)
 
 
-class Sleepy:
+def sleepy(calls: list[str]) -> Case:
     """Ours takes a third of the baseline."""
 
-    name = "sleepy"
-    title = "sleep"
-    baseline = "sleep longer"
+    def arms(setup: Setup) -> Arms:
+        def arm(name: str, seconds: float) -> None:
+            calls.append(name)
+            time.sleep(seconds)
 
-    def __init__(self) -> None:
-        self.calls: list[str] = []
+        return Arms(lambda: arm("baseline", 0.09), lambda: arm("ours", 0.03), {"images": 1})
 
-    def arms(self, folder: Path, size: int | None, progress: Progress) -> tuple[Arm, Arm]:
-        def arm(name: str, seconds: float) -> Arm:
-            def run() -> None:
-                self.calls.append(name)
-                time.sleep(seconds)
-
-            return run
-
-        return arm("baseline", 0.09), arm("ours", 0.03)
+    return Case("sleepy", "sleep", "sleep longer", arms, {"cpu": 2.0})
 
 
 def test_arms_run_in_turns_and_the_first_turn_does_not_count(tmp_path: Path) -> None:
-    case = Sleepy()
-    found = measure_case(case, tmp_path, repeats=2)
-    assert case.calls == ["ours", "baseline", "baseline", "ours", "ours", "baseline"]
-    assert len(found.baseline_s) == len(found.ours_s) == 2
+    calls: list[str] = []
+    told: list[tuple[str, int, int]] = []
+    found = measure_case(sleepy(calls), tmp_path, repeats=2, progress=lambda *what: told.append(what))
+    assert calls == ["ours", "baseline", "baseline", "ours", "ours", "baseline"]
+    assert len(found.baseline_runs) == len(found.ours_runs) == 2
     assert 1.5 < found.ratio < 6
+    assert found.target == 2.0
+    assert [done for _, done, _ in told] == [0, 1, 2, 3, 4, 5, 6]
     values = json.loads(json.dumps(found.as_json()))
-    assert values["ratio"] == pytest.approx(values["baseline_median_s"] / values["ours_median_s"])
+    assert values["ratio"] == pytest.approx(values["baseline_median"] / values["ours_median"])
+    assert values["about"] == {"images": 1}
+
+
+def test_an_arm_may_measure_itself_and_a_case_may_need_no_warm_up(tmp_path: Path) -> None:
+    arms = Arms(lambda: Spent(600.0), lambda: Spent(200.0))
+    case = Case("heavy", "carry", "carry more", lambda setup: arms, unit="bytes", repeats=1, warm_ups=0)
+    found = measure_case(case, tmp_path)
+    assert found.baseline_runs == (600.0,)
+    assert found.ratio == 3.0
+    assert found.target is None
 
 
 @pytest.mark.parametrize("name", ["ingest", "reingest"])
 def test_ingest_cases_make_a_whole_domain(tmp_path: Path, name: str) -> None:
-    found = measure_case(get_case(name), tmp_path, size=5, repeats=1)
-    assert found.ratio > 0
+    arms = get_case(name).arms(Setup(tmp_path, 5))
+    assert arms.baseline() == arms.ours() == 5
     manifest = Domain(tmp_path / "data/Pictures").manifest()
     assert manifest["split"].value_counts().to_dict() == {"train": 4, "test": 1}
     assert set(manifest["status"]) == {"ok"}
 
 
-def test_names_are_checked() -> None:
-    assert {"ingest", "reingest"} <= set(case_names())
-    with pytest.raises(UsageError, match="case 'fast' is unknown"):
-        get_case("fast")
-    with pytest.raises(ValueError, match="registered already"):
+def test_cases_are_found_by_name_group_and_first_words() -> None:
+    assert [case.name for case in find_cases(["reingest", "train-vit-b"])] == ["reingest", "train-vit-b"]
+    assert [case.name for case in find_cases(["evaluate-vit-b", "evaluate"])] == [
+        "evaluate-vit-b",
+        "evaluate-vit-b-warm",
+        "evaluate-nano",
+    ]
+    assert tuple(case.name for case in find_cases(["all"])) == case_names()
+    quick = {case.name for case in find_cases(["cpu"])}
+    assert {"train-vit-b", "modules-1000", "selector-fit"} <= quick < set(case_names())
+    assert "selector-fit" not in {case.name for case in find_cases(["gpu"])}
+
+
+@pytest.mark.parametrize("name", ["fast", "serv"])
+def test_unknown_names_are_refused(name: str) -> None:
+    with pytest.raises(UsageError, match=f"case '{name}' is unknown"):
+        find_cases([name])
+
+
+def test_names_are_taken_once() -> None:
+    with pytest.raises(ValueError, match="'ingest' is registered already"):
         register_case(get_case("ingest"))
-    assert machine_facts()["cores"] >= 1
+    with pytest.raises(ValueError, match="'cpu' is registered already"):
+        register_case(Case("cpu", "", "", lambda setup: Arms(int, int)))
+
+
+def test_the_machine_is_named() -> None:
+    facts = machine_facts()
+    assert facts["cores"] >= 1
+    assert facts["threads"] == torch.get_num_threads()
+    assert facts["torch"] == torch.__version__
+    assert facts["cpu"]
+    assert json.loads(json.dumps(facts)) == facts
