@@ -8,9 +8,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from samcl_core.backbones.attention import relative_attention
 from samcl_core.backbones.base import SuffixHooks
 
-__all__ = ["attend", "join_windows", "relative_bias", "run_block", "split_windows"]
+__all__ = ["attend", "join_windows", "relative_bias", "relative_parts", "run_block", "split_windows"]
 
 
 def split_windows(x: Tensor, window: int) -> Tensor:
@@ -32,17 +33,18 @@ def join_windows(windows: Tensor, height: int, width: int) -> Tensor:
     return x.reshape(-1, rows * window, columns * window, channels)[:, :height, :width]
 
 
-def relative_bias(attn: Any, q: Tensor, height: int, width: int) -> Tensor | None:
-    """SAM's decomposed relative positions as an additive bias, (B, heads, h * w, h * w); ``None`` where it has none.
+def relative_parts(attn: Any, q: Tensor, height: int, width: int) -> tuple[Tensor, Tensor]:
+    """SAM's decomposed relative positions: the bias of each query for the rows and for the columns of keys.
 
     Args:
-        attn: an attention of either official package; SAM 2's trunk has no relative positions.
+        attn: an attention of ``segment_anything`` with relative positions.
         q: (B, heads, h * w, d) queries, not scaled.
         height: h.
         width: w.
+
+    Returns:
+        (B, heads, h * w, h) and (B, heads, h * w, w).
     """
-    if not getattr(attn, "use_rel_pos", False):
-        return None
     rows = torch.arange(height, device=q.device)
     columns = torch.arange(width, device=q.device)
     grid = q.reshape(*q.shape[:2], height, width, -1)
@@ -50,7 +52,15 @@ def relative_bias(attn: Any, q: Tensor, height: int, width: int) -> Tensor | Non
     by_column = torch.einsum(
         "bnhwc,wkc->bnhwk", grid, _table(attn.rel_pos_w, width)[columns[:, None] - columns + width - 1]
     )
-    return (by_row[..., :, None] + by_column[..., None, :]).flatten(4).flatten(2, 3)
+    return by_row.flatten(2, 3), by_column.flatten(2, 3)
+
+
+def relative_bias(attn: Any, q: Tensor, height: int, width: int) -> Tensor | None:
+    """``relative_parts`` as one additive bias, (B, heads, h * w, h * w); ``None`` where ``attn`` has none (SAM 2)."""
+    if not getattr(attn, "use_rel_pos", False):
+        return None
+    by_row, by_column = relative_parts(attn, q, height, width)
+    return (by_row[..., :, None] + by_column[..., None, :]).flatten(-2)
 
 
 def _table(positions: Tensor, size: int) -> Tensor:
@@ -61,26 +71,34 @@ def _table(positions: Tensor, size: int) -> Tensor:
     return F.interpolate(positions.T[None], size=length, mode="linear")[0].T
 
 
-def attend(attn: Any, x: Tensor, index: int, hooks: SuffixHooks) -> Tensor:
+def attend(attn: Any, x: Tensor, index: int, hooks: SuffixHooks | None = None) -> Tensor:
     """What ``attn(x)`` computes, with the modules' projections and their additional keys and values.
+
+    It takes less time and memory than the official code, which computes whole matrices of scores.
 
     Args:
         attn: an attention of either official package that keeps width and resolution.
         x: (B * W, h, w, C), as in ``SuffixHooks.attention``.
         index: the block's number.
-        hooks: what acts; its ``project`` and ``context`` are called.
+        hooks: what acts, where it does so inside of attention; its ``project`` and ``context`` are called.
 
     Returns:
         (B * W, h, w, C); equal to ``attn(x)`` within rounding when the hooks change nothing.
     """
     batch, height, width, _ = x.shape
-    qkv = hooks.project(index, x, attn.qkv(x)).reshape(batch, height * width, 3, attn.num_heads, -1)
-    q, k, v = qkv.permute(2, 0, 3, 1, 4)
-    bias = relative_bias(attn, q, height, width)
-    if (more := hooks.context(index)) is not None:
-        bias = _bias_with_context(bias, q, *more)
+    qkv: Tensor = attn.qkv(x)
+    if hooks is not None:
+        qkv = hooks.project(index, x, qkv)
+    q, k, v = qkv.reshape(batch, height * width, 3, attn.num_heads, -1).permute(2, 0, 3, 1, 4)
+    more = None if hooks is None else hooks.context(index)
+    if more is not None:
+        bias = _bias_with_context(relative_bias(attn, q, height, width), q, *more)
         k, v = (torch.cat([_heads(part, batch, attn.num_heads), own], 2) for part, own in ((more[0], k), (more[1], v)))
-    out = F.scaled_dot_product_attention(q, k, v, attn_mask=bias)
+        out = F.scaled_dot_product_attention(q, k, v, attn_mask=bias)
+    elif getattr(attn, "use_rel_pos", False):
+        out = relative_attention(q, k, v, *relative_parts(attn, q, height, width))
+    else:
+        out = F.scaled_dot_product_attention(q, k, v)
     projected: Tensor = attn.proj(out.transpose(1, 2).reshape(batch, height, width, -1))
     return projected
 
@@ -112,20 +130,19 @@ def run_block(block: Any, x: Tensor, index: int, hooks: SuffixHooks | None) -> T
         block: a block with ``norm1``, ``attn``, ``norm2``, ``mlp`` and ``window_size``.
         x: (B, H, W, C) tokens.
         index: the block's number, as in ``AdapterSite.blocks``.
-        hooks: what acts; ``None`` runs the official forward.
+        hooks: what acts; ``None`` for nothing.
 
     Returns:
         (B, H, W, C) tokens.
     """
-    if hooks is None:
-        plain: Tensor = block(x)
-        return plain
-    x = hooks.block_input(index, x)
+    if hooks is not None:
+        x = hooks.block_input(index, x)
     normed: Tensor = block.norm1(x)
     if block.window_size > 0:
         normed = split_windows(normed, block.window_size)
-    attended = attend(block.attn, normed, index, hooks) if hooks.is_inside else block.attn(normed)
-    attended = hooks.attention(index, normed, attended)
+    attended = attend(block.attn, normed, index, hooks if hooks is not None and hooks.is_inside else None)
+    if hooks is not None:
+        attended = hooks.attention(index, normed, attended)
     if block.window_size > 0:
         attended = join_windows(attended, x.shape[1], x.shape[2])
     x = x + attended

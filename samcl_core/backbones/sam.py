@@ -141,7 +141,7 @@ class SamBackbone:
                 break
             if tap is not None and index < depth:
                 tap(block, x)
-            x = block(x)
+            x = run_block(block, x, index, None)
             tokens = x if index == split - 1 else tokens
             if index == first_global and "first_global" in plan.side:
                 side["first_global"] = x
