@@ -54,17 +54,26 @@ PROFILES: dict[str, dict[str, dict[str, Any]]] = {
             "upsampling": "nearest",
             "loss_reduction": "reference",
             "module_dtype": "float32",
+            "precision": "float32",
         },
         "selector": {"kind": "mlp", "classes": "fixed", "fallback": "never", "min_steps": 0},
         "evaluate": {"upsampling": "nearest"},
+        "cache": {"dtype": "float32"},
     },
     "default": {
         "ingest": {"mask_threshold": 128},
         "prompts": {},
         "adapter": {"window_heatmap": "crop", "neck_axes": "image", "point_labels": "signed"},
-        "train": {"schedule": "cosine", "upsampling": "bilinear", "loss_reduction": "mean", "module_dtype": "float16"},
+        "train": {
+            "schedule": "cosine",
+            "upsampling": "bilinear",
+            "loss_reduction": "mean",
+            "module_dtype": "float16",
+            "precision": "auto",
+        },
         "selector": {"kind": "gaussian", "classes": "growing", "fallback": "novelty", "min_steps": 300},
         "evaluate": {"upsampling": "bilinear"},
+        "cache": {"dtype": "auto"},
     },
 }
 """What a profile gives to options that ``params.yaml`` leaves at null."""
@@ -178,11 +187,19 @@ class TrainParams(_Section):
     loss_reduction: Literal["mean", "reference"] | None = None
     checkpoint_every_epochs: int = Field(1, ge=1)
     module_dtype: Literal["float32", "float16", "int8"] | None = Field(None, description="how a module is stored")
+    precision: Literal["auto", "float32", "bfloat16", "float16"] | None = Field(None, description="of the suffix")
+    accumulate: int = Field(1, ge=1, le=4096, description="parts of a batch that are computed one after the other")
+    processes: int = Field(1, ge=1, le=64, description="that train one module together on this machine")
 
     @model_validator(mode="after")
     def _rate_falls(self) -> TrainParams:
         if self.lr_min > self.lr:
             raise ValueError(f"lr_min is {self.lr_min:g}, expected at most lr, which is {self.lr:g}")
+        if self.accumulate * self.processes > self.batch_size:
+            raise ValueError(
+                f"accumulate is {self.accumulate} and processes is {self.processes}, expected a product of at most "
+                f"batch_size, which is {self.batch_size}: every part needs an image"
+            )
         return self
 
 
@@ -232,7 +249,7 @@ class CacheParams(_Section):
 
     enabled: bool = True
     max_gb: float = Field(20.0, gt=0)
-    dtype: Literal["float32", "float16"] = "float32"
+    dtype: Literal["auto", "float32", "float16"] | None = None
 
 
 class PromotionParams(_Section):

@@ -64,15 +64,21 @@ def num_gpus(most: int | None = None) -> int:
 def slot_of(target: str, params: Params) -> Iterator[Slot]:
     """The slot of a pipeline step, released at the end of the block.
 
-    A step gets a device of its own only where there are several to choose from and the settings name none.
+    A step gets a device of its own only where there are several to choose from and the settings name none. A training
+    of several processes sees all of them.
     """
-    stage, wants = target.partition("@")[0], params.device in ("auto", "cuda")
+    stage, _, domain = target.partition("@")
+    wants, is_shared = params.device in ("auto", "cuda"), stage == "train" and _num_processes(params, domain) > 1
     devices = visible_devices(params.pipeline.gpus) if stage in _NETWORK_STAGES and wants else ()
-    if len(devices) < 2:
-        yield Slot()
+    if len(devices) < 2 or is_shared:
+        yield Slot(environment={"CUDA_VISIBLE_DEVICES": ",".join(devices)} if is_shared and devices else {})
         return
     with device_slot(devices) as slot:
         yield slot
+
+
+def _num_processes(params: Params, domain: str) -> int:
+    return params.train_of(domain).processes if domain in params.modules else params.train.processes
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any
@@ -40,6 +41,7 @@ def step(
     from importlib import import_module
 
     from samcl_core.config import load_params
+    from samcl_core.progress import silent
     from tasks.code import check_code
 
     settings: Settings = context.obj
@@ -48,9 +50,12 @@ def step(
     params = load_params(root / "params.yaml")
     name = _checked_domain(stage, domain, params)
     check_code(root, stage)
+    is_alone = _check_alone(stage)
     started = time.monotonic()
     with StepProgress(f"{stage} {name}".strip()) as progress:
-        summary = import_module(f"samcl_core.stages.{stage}").run(root, params, name, progress)
+        summary = import_module(f"samcl_core.stages.{stage}").run(root, params, name, progress if is_alone else silent)
+    if not is_alone:
+        return
     seconds = time.monotonic() - started
     if as_json:
         emit_json({"stage": stage, "domain": name or None, "seconds": round(seconds, 3), "summary": summary})
@@ -65,6 +70,17 @@ def _check_stage(stage: str) -> None:
 
     if stage not in STAGES:
         raise UsageError(f"stage is {stage!r}, expected one of {list(STAGES)}", hint="samcl step --help")
+
+
+def _check_alone(stage: str) -> bool:
+    """Whether nobody else reports this step: of several processes of ``torchrun`` the first one does."""
+    from samcl_core.errors import UsageError
+
+    if "TORCHELASTIC_RUN_ID" not in os.environ:
+        return True
+    if stage != "train":
+        raise UsageError(f"step {stage} runs in one process, found torchrun", hint=f"samcl step {stage}")
+    return os.environ.get("RANK", "0") == "0"
 
 
 def _checked_domain(stage: str, domain: str | None, params: Params) -> str:

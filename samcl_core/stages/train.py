@@ -14,13 +14,26 @@ from samcl_core.files import write_json
 from samcl_core.progress import Progress, silent
 from samcl_core.stages.machine import open_cache
 from samcl_core.stages.places import Places
+from samcl_core.stages.train_processes import train_together
 from samcl_core.training import clear_checkpoint, train_module
+from samcl_core.training.distributed import is_first, is_launched, joined
 
 __all__ = ["run"]
 
 
 def run(root: Path, params: Params, domain: str, progress: Progress = silent) -> dict[str, Any]:
-    """Write ``modules/<domain>`` and the training curve. A killed run continues at its last checkpoint."""
+    """Write ``modules/<domain>`` and the training curve. A killed run continues at its last checkpoint.
+
+    With ``train.processes`` above 1, or started by ``torchrun``, several processes train the module together.
+    """
+    num = params.train_of(domain).processes
+    if num > 1 and not is_launched():
+        return train_together(root, params, domain, num, progress)
+    with joined(params.device) as device:
+        return _train(root, params.model_copy(update={"device": device}), domain, progress)
+
+
+def _train(root: Path, params: Params, domain: str, progress: Progress) -> dict[str, Any]:
     places = Places(root)
     data = Domain(places.domain(domain))
     samples = data.samples("train")
@@ -37,6 +50,8 @@ def run(root: Path, params: Params, domain: str, progress: Progress = silent) ->
         checkpoint=places.checkpoint(domain),
         progress=progress,
     )
+    if not is_first():
+        return {"domain": domain}
     last = {key: value for key, value in result.curve[-1].items() if key != "seconds"}
     module = Module(
         domain=domain,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import torch
@@ -90,13 +90,14 @@ class _DarkReplay(Extra):
         return ["der", strategy.alpha, strategy.beta, self._context.seed, identity(self._stored), digest]
 
     def penalty(self, tensors: ModuleTensors, batch: Batch, found: Masks, forward: Forward) -> Tensor | None:
-        rows = drawn(len(self._stored), len(batch.masks), self._context.seed, batch.step)
+        rows = drawn(len(self._stored), batch.num_images, self._context.seed, batch.step)[batch.rows]
         replayed = as_batch([self._stored[row] for row in rows], self._masks, self._context, batch.step)
+        replayed = replace(replayed, first=batch.first, whole=batch.num_images)
         answered = forward(tensors, replayed)
         dark = F.mse_loss(answered.logits.float(), self._logits[rows].to(answered.logits.device))
         if self._strategy.beta == 0:
             return self._strategy.alpha * dark
-        known = batch_loss(answered, replayed, self._context.options).total
+        known = batch_loss(answered, replayed, self._context.options).total / batch.share
         return self._strategy.alpha * dark + self._strategy.beta * known
 
 

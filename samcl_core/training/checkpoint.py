@@ -17,7 +17,7 @@ from samcl_core.tensors import load_tensors, save_tensors
 
 __all__ = ["TrainState", "clear_checkpoint", "load_checkpoint", "save_checkpoint"]
 
-_FORMAT = 1
+_FORMAT = 2
 _PARTS = ("tensors", "exp_avg", "exp_avg_sq", "best")
 
 
@@ -33,6 +33,7 @@ class TrainState:
         steps: Adam's step count by tensor name.
         curve: one entry an epoch.
         best: the module after the best epoch so far, where there are validation samples.
+        scaler: state of the loss scaling in float16; empty in other formats.
     """
 
     epoch: int
@@ -42,12 +43,14 @@ class TrainState:
     steps: dict[str, int] = field(default_factory=dict)
     curve: list[dict[str, float]] = field(default_factory=list)
     best: ModuleTensors = field(default_factory=dict)
+    scaler: dict[str, float] = field(default_factory=dict)
 
     @staticmethod
     def of(
         epoch: int,
         tensors: Mapping[str, Tensor],
         adam: torch.optim.Adam,
+        scaler: torch.amp.GradScaler,
         curve: list[dict[str, float]],
         best: Mapping[str, Tensor],
     ) -> TrainState:
@@ -61,10 +64,13 @@ class TrainState:
             {name: int(state["step"]) for name, state in moments.items()},
             curve,
             dict(best),
+            scaler.state_dict(),
         )
 
-    def restore(self, adam: torch.optim.Adam, tensors: Mapping[str, Tensor]) -> None:
-        """Give ``adam`` its moments back; ``tensors`` are its parameters by name."""
+    def restore(self, adam: torch.optim.Adam, tensors: Mapping[str, Tensor], scaler: torch.amp.GradScaler) -> None:
+        """Give ``adam`` its moments and ``scaler`` its scale back; ``tensors`` are the parameters by name."""
+        if self.scaler:
+            scaler.load_state_dict(self.scaler)
         for name, step in self.steps.items():
             device = tensors[name].device
             adam.state[tensors[name]] = {
@@ -93,6 +99,7 @@ def save_checkpoint(path: Path, key: str, state: TrainState) -> None:
         "epoch": state.epoch,
         "steps": state.steps,
         "curve": state.curve,
+        "scaler": state.scaler,
     }
     save_tensors(path, flat, meta)
 
@@ -111,7 +118,7 @@ def load_checkpoint(path: Path, key: str) -> TrainState | None:
     for name, tensor in flat.items():
         part, _, rest = name.partition("/")
         parts[part][rest] = tensor.clone()
-    return TrainState(meta["epoch"], **parts, steps=meta["steps"], curve=meta["curve"])
+    return TrainState(meta["epoch"], **parts, steps=meta["steps"], curve=meta["curve"], scaler=meta["scaler"])
 
 
 def clear_checkpoint(path: Path) -> None:

@@ -5,37 +5,33 @@ from __future__ import annotations
 import hashlib
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
-from torch import Tensor
 
 import samcl_core
 from samcl_core.adapters.base import Adapter, ModuleTensors
-from samcl_core.backbones.base import Backbone, Masks, Prefix, Prompts
+from samcl_core.backbones.base import Backbone
 from samcl_core.config import PROFILES, TrainParams
 from samcl_core.domains.layout import Sample
 from samcl_core.errors import SamclError, TrainingError
 from samcl_core.files import digest_json
 from samcl_core.progress import Progress, silent
 from samcl_core.tensors import tensor_bytes
+from samcl_core.training.batches import batches
 from samcl_core.training.checkpoint import TrainState, load_checkpoint, save_checkpoint
-from samcl_core.training.data import MaskCache, prompts_of
-from samcl_core.training.draw_prompts import cosam_prompts
-from samcl_core.training.draws import stream_of
-from samcl_core.training.losses import LossParts, mask_loss, resize_logits
-from samcl_core.training.point_loss import PointLossParts, point_loss
+from samcl_core.training.data import MaskCache
+from samcl_core.training.distributed import gathered, is_first, num_processes, rank
+from samcl_core.training.precision import precision_on
 from samcl_core.training.prefix_cache import PrefixCache
 from samcl_core.training.schedule import learning_rate
+from samcl_core.training.step import Extra, Updates
 from samcl_core.training.validation import val_iou
 
-__all__ = ["Batch", "Extra", "Forward", "TrainResult", "batch_loss", "train_module", "training_key"]
-
-T = TypeVar("T")
+__all__ = ["TrainResult", "train_module", "training_key"]
 
 
 @dataclass(frozen=True)
@@ -52,65 +48,6 @@ class TrainResult:
 
     tensors: ModuleTensors
     curve: list[dict[str, float]]
-
-
-@dataclass(frozen=True)
-class Batch:
-    """What one step needs, on the CPU.
-
-    Attributes:
-        prefix: of the images.
-        prompts: of the images.
-        masks: (B, S, S) uint8 ground truth at the size of the loss.
-        samples: what the batch was made of.
-        step: number of the step in the training, from 0.
-        seed: of the training; with ``step`` it seeds what is random in the step.
-    """
-
-    prefix: Prefix
-    prompts: Prompts
-    masks: Tensor
-    samples: tuple[Sample, ...] = ()
-    step: int = 0
-    seed: int = 0
-
-    def to(self, device: torch.device | str) -> Batch:
-        """The same batch on ``device``."""
-        prefix, masks = self.prefix.to(device, non_blocking=True), self.masks.to(device, non_blocking=True)
-        return replace(self, prefix=prefix, prompts=self.prompts.to(device), masks=masks)
-
-
-Forward = Callable[[ModuleTensors, Batch], Masks]
-"""Answers of some tensors of the adapter in training to a batch."""
-
-
-class Extra:
-    """What a strategy of continual learning adds to the training of one adapter. This one adds nothing."""
-
-    def key(self) -> Any:
-        """JSON value of everything that the training's result depends on through this object."""
-        return None
-
-    def chosen(self, samples: Sequence[Sample], step: int) -> Sequence[Sample]:
-        """The samples of training step ``step`` (from 0): ``samples`` of the new domain, and whatever is replayed."""
-        return samples
-
-    def penalty(self, tensors: ModuleTensors, batch: Batch, found: Masks, forward: Forward) -> Tensor | None:
-        """A 0-d term that is added to the loss, or ``None``.
-
-        Args:
-            tensors: the module in training, on the training device.
-            batch: the step's batch; prefix, prompts and masks are on the training device.
-            found: what the module in training answers.
-            forward: answers of other tensors of the same adapter: ``forward(tensors, batch)``.
-        """
-        return None
-
-    def after_backward(self, tensors: ModuleTensors) -> None:
-        """Called between the gradients and the update, for strategies that freeze a part of the tensors."""
-
-
-_NOTHING = Extra()
 
 
 def train_module(
@@ -130,7 +67,9 @@ def train_module(
     """Train a module of ``adapter`` on ``samples``; nothing but its own tensors is changed.
 
     On the CPU the result's bytes depend on the arguments alone: not on the order of ``samples``, not on what is
-    cached, and not on whether the run was killed and continued.
+    cached, and not on whether the run was killed and continued. In a group of processes (``distributed.joined``) all
+    of them call this with the same arguments and get the same result; the first one writes checkpoints and reports
+    progress. How many they are changes the result by rounding.
 
     Args:
         backbone: frozen, on the device where to train.
@@ -148,7 +87,8 @@ def train_module(
         progress: called after each step.
 
     Raises:
-        TrainingError: there are no samples, the loss is not finite, or a frozen weight moved.
+        TrainingError: there are no samples, the loss is not finite, a frozen weight moved, the GPU's memory is too
+            small, or another process of the group has ended or trains something else.
         PromptError: a sample has no prompt.
         ImageError: an image or mask cannot be read.
         DataError: an image is not the one of the manifest any more.
@@ -161,31 +101,35 @@ def train_module(
     num_steps = steps_per_epoch * options.epochs
     frozen = backbone.weights_digest()
     masks = MaskCache(backbone.image_size)
-    cache.warm(samples, progress)
+    progress = progress if is_first() else silent
+    _warm(cache, samples, progress)
 
-    extra = extra or _NOTHING
+    extra = extra or Extra()
     val = sorted(val, key=_place)
     key = training_key(backbone, adapter, cache, samples, options, seed, initial, extra, val)
     resumed = None if checkpoint is None else load_checkpoint(checkpoint, key)
     state = resumed or TrainState(0, adapter.fresh(seed) if initial is None else initial)
+    _check_agreement(key, state.epoch)
     tensors = {name: state.tensors[name].detach().to(backbone.device, copy=True) for name in adapter.shapes()}
     adam = torch.optim.Adam([tensor.requires_grad_() for tensor in tensors.values()], lr=options.lr)
-    state.restore(adam, tensors)
+    update = Updates(backbone, adapter, tensors, options, adam, extra)
+    state.restore(adam, tensors, update.scaler)
     curve, best = list(state.curve), dict(state.best)
 
     for epoch in range(state.epoch, options.epochs):
         started = time.perf_counter()
         step, num_seen = epoch * steps_per_epoch, 0
         sums: dict[str, float] = {}
-        for batch in _batches(backbone, cache, masks, samples, options, seed, epoch, extra):
+        for parts in batches(backbone, cache, masks, samples, options, seed, epoch, extra):
             adam.param_groups[0]["lr"] = _rate(options, step, num_steps)
-            parts = _step(backbone, adapter, tensors, batch, options, adam, extra)
-            if not math.isfinite(parts["total"]):
-                raise _diverged(options, epoch, step, f"the loss is {parts['total']}")
-            sums = {name: sums.get(name, 0.0) + part * len(batch.masks) for name, part in parts.items()}
-            num_seen += len(batch.masks)
+            found = update(parts)
+            if not math.isfinite(found["total"]):
+                raise _diverged(options, epoch, step, f"the loss is {found['total']}")
+            weight = min(options.batch_size, len(samples) - num_seen)
+            sums = {name: sums.get(name, 0.0) + term * weight for name, term in found.items()}
+            num_seen += weight
             step += 1
-            progress(f"epoch {epoch + 1}/{options.epochs}, loss {parts['total']:.4f}", step, num_steps)
+            progress(f"epoch {epoch + 1}/{options.epochs}, loss {found['total']:.4f}", step, num_steps)
         if not all(bool(torch.isfinite(tensor).all()) for tensor in tensors.values()):
             raise _diverged(options, epoch, step - 1, "the module holds NaN or infinite weights")
         means = {name: total / num_seen for name, total in sums.items()}
@@ -197,8 +141,9 @@ def train_module(
         seconds = time.perf_counter() - started
         curve.append({"epoch": epoch + 1, "step": step, "lr": rate, **means, "seconds": seconds})
         is_due = (epoch + 1) % options.checkpoint_every_epochs == 0 or epoch + 1 == options.epochs
-        if checkpoint is not None and is_due:
-            _save(checkpoint, key, TrainState.of(epoch + 1, tensors, adam, curve, best), progress, step, num_steps)
+        if checkpoint is not None and is_due and is_first():
+            state = TrainState.of(epoch + 1, tensors, adam, update.scaler, curve, best)
+            _save(checkpoint, key, state, progress, step, num_steps)
 
     if backbone.weights_digest() != frozen:
         raise TrainingError(f"training changed the frozen weights of {backbone.name}; the module is not usable")
@@ -217,13 +162,16 @@ def training_key(
     val: Sequence[Sample] = (),
 ) -> str:
     """Digest of everything the trained tensors depend on. ``samples`` and ``val`` are sorted."""
+    unused = {"checkpoint_every_epochs", "module_dtype", "precision", "processes"}
     data, val_data = (
         [[s.id, s.image_sha256, s.mask_sha256, s.points, s.labels, s.box] for s in part] for part in (samples, val)
     )
     return digest_json(
         {
             "extra": None if extra is None else extra.key(),
-            "options": options.model_dump(exclude={"checkpoint_every_epochs", "module_dtype"}),
+            "options": options.model_dump(exclude=unused),
+            "precision": str(precision_on(options.precision or "auto", backbone.device)),
+            "processes": num_processes(),
             "adapter": [adapter.kind, adapter.parameters(), list(adapter.shapes().items())],
             "backbone": [backbone.name, backbone.sha256, backbone.preprocessing, backbone.image_size],
             "cache_dtype": cache.dtype,
@@ -237,6 +185,25 @@ def training_key(
     )
 
 
+def _warm(cache: PrefixCache, samples: Sequence[Sample], progress: Progress) -> None:
+    """Have the prefixes of ``samples``; where processes share a folder, each computes a part of what is missing."""
+    if num_processes() > 1 and cache.has_files:
+        cache.warm(samples[rank() :: num_processes()], progress)
+        gathered(None)
+    cache.warm(samples, progress)
+
+
+def _check_agreement(key: str, epoch: int) -> None:
+    """See that all processes train the same thing from the same epoch on."""
+    found = gathered((key, epoch))
+    if len(set(found)) > 1:
+        raise TrainingError(
+            f"the processes disagree: process 1 trains {found[0][0][:12]} from epoch {found[0][1] + 1} on, process "
+            f"{rank() + 1} {key[:12]} from epoch {epoch + 1}; expected the same data, settings, code and checkpoint",
+            hint="start all processes with the same command on the same workspace",
+        )
+
+
 def _place(sample: Sample) -> tuple[str, str, str]:
     """The samples' order; images of two domains may have one id."""
     return sample.id, sample.image_sha256, sample.mask_sha256
@@ -244,12 +211,6 @@ def _place(sample: Sample) -> tuple[str, str, str]:
 
 def _defaults(options: TrainParams) -> dict[str, Any]:
     return {name: value for name, value in PROFILES["default"]["train"].items() if getattr(options, name) is None}
-
-
-def _order(count: int, seed: int, epoch: int) -> list[int]:
-    """The samples' order in one epoch; it needs no state of the epochs before it."""
-    order: list[int] = stream_of("samcl.train.order", seed, epoch).permutation(count).tolist()
-    return order
 
 
 def _rate(options: TrainParams, step: int, num_steps: int) -> float:
@@ -263,83 +224,6 @@ def _rate(options: TrainParams, step: int, num_steps: int) -> float:
         warmup_frac=options.warmup_frac,
         drop_epochs=options.drop_epochs,
     )
-
-
-def _step(
-    backbone: Backbone,
-    adapter: Adapter,
-    tensors: ModuleTensors,
-    batch: Batch,
-    options: TrainParams,
-    adam: torch.optim.Adam,
-    extra: Extra = _NOTHING,
-) -> dict[str, float]:
-    """One update; returns the loss before it."""
-
-    def forward(of: ModuleTensors, batch: Batch) -> Masks:
-        return backbone.suffix(batch.prefix, batch.prompts, adapter.hooks(of, batch.prompts), training=True)
-
-    batch = batch.to(backbone.device)
-    found = forward(tensors, batch)
-    loss = batch_loss(found, batch, options)
-    penalty = extra.penalty(tensors, batch, found, forward)
-    adam.zero_grad()
-    (loss.total if penalty is None else loss.total + penalty).backward()  # type: ignore[no-untyped-call]
-    extra.after_backward(tensors)
-    adam.step()
-    parts = loss.values()
-    if penalty is not None:
-        parts["penalty"] = float(penalty.detach())
-        parts["total"] += parts["penalty"]
-    return parts
-
-
-def batch_loss(found: Masks, batch: Batch, options: TrainParams) -> LossParts | PointLossParts:
-    """The training loss of one batch, before anything that a strategy adds; all on one device."""
-    if options.loss == "cosam":
-        return point_loss(found.logits, batch.masks, stream_of("samcl.train.loss", batch.seed, batch.step))
-    logits = resize_logits(found.logits, batch.masks.shape[-1], options.upsampling or "bilinear")
-    return mask_loss(logits, batch.masks, found.iou, options.loss_reduction or "mean")
-
-
-def _batches(
-    backbone: Backbone,
-    cache: PrefixCache,
-    masks: MaskCache,
-    samples: Sequence[Sample],
-    options: TrainParams,
-    seed: int,
-    epoch: int,
-    extra: Extra,
-) -> Iterator[Batch]:
-    """The batches of one epoch; beside a GPU the next one is gathered while the current one is computed."""
-    order, size = _order(len(samples), seed, epoch), options.batch_size
-
-    def gather(start: int) -> Batch:
-        step = epoch * math.ceil(len(order) / size) + start // size
-        chosen = extra.chosen([samples[row] for row in order[start : start + size]], step)
-        truth = masks.get(chosen)
-        if options.prompts == "cosam":
-            prompts = cosam_prompts(truth, backbone.site.grid, seed=seed, step=step)
-        else:
-            prompts = prompts_of(chosen)
-        return Batch(cache.get(chosen), prompts, truth, tuple(chosen), step, seed)
-
-    starts = range(0, len(order), size)
-    return map(gather, starts) if backbone.device.type == "cpu" else _ahead(gather, starts)
-
-
-def _ahead(gather: Callable[[int], T], starts: Iterable[int]) -> Iterator[T]:
-    """``map`` with one call running ahead in a thread."""
-    with ThreadPoolExecutor(1) as pool:
-        pending = None
-        for start in starts:
-            following = pool.submit(gather, start)
-            if pending is not None:
-                yield pending.result()
-            pending = following
-        if pending is not None:
-            yield pending.result()
 
 
 def _save(path: Path, key: str, state: TrainState, progress: Progress, step: int, num_steps: int) -> None:

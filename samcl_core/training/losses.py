@@ -9,7 +9,18 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-__all__ = ["DICE_WEIGHT", "FOCAL_ALPHA", "LossParts", "Reduction", "mask_loss", "resize_logits"]
+__all__ = [
+    "DICE_WEIGHT",
+    "FOCAL_ALPHA",
+    "LossParts",
+    "Reduction",
+    "combined",
+    "focal_of_logits",
+    "focal_of_probability",
+    "mask_loss",
+    "real_iou",
+    "resize_logits",
+]
 
 Reduction = Literal["mean", "reference"]
 
@@ -45,7 +56,9 @@ def resize_logits(
     return F.interpolate(logits.float(), size=size_px, mode=mode, align_corners=corners)
 
 
-def mask_loss(logits: Tensor, masks: Tensor, iou_pred: Tensor, reduction: Reduction = "mean") -> LossParts:
+def mask_loss(
+    logits: Tensor, masks: Tensor, iou_pred: Tensor, reduction: Reduction = "mean", share: float = 1.0
+) -> LossParts:
     """Loss of predicted masks against the ground truth (SAMCL, arXiv 2412.05012).
 
     Per image, over its pixels: ``focal = 0.8 * mean((1 - exp(-bce))^2 * bce)``,
@@ -61,6 +74,8 @@ def mask_loss(logits: Tensor, masks: Tensor, iou_pred: Tensor, reduction: Reduct
             published code number for number: focal and dice are summed over the images, the IoU term is averaged,
             the cross-entropy is taken on the float32 sigmoid (so capped at 100, without gradient there), foreground
             is where the *logit* is > 0.5, and two empty masks have IoU 0.
+        share: the images' share of a batch that is taken in parts. Means over images are multiplied by it and sums are
+            not, so that the losses of the parts add up to the loss of the batch.
 
     Returns:
         The parts and their weighted sum.
@@ -78,31 +93,58 @@ def mask_loss(logits: Tensor, masks: Tensor, iou_pred: Tensor, reduction: Reduct
         raise ValueError(f"reduction is {reduction!r}, expected 'mean' or 'reference'")
     x = logits.float().flatten(1)
     truth = masks.to(x.dtype).flatten(1)
-    is_reference = reduction == "reference"
-    focal = _focal_of_probability(x, truth) if is_reference else _focal_of_logits(x, truth)
-    dice = _dice(x, truth)
-    real = _real_iou(x > 0.5, truth, empty=0.0) if is_reference else _real_iou(x > 0, truth, empty=1.0)
+    found = x > (0.5 if reduction == "reference" else 0)
+    inter = (found * truth).sum(1)
+    real = real_iou(inter, found.sum(1) + truth.sum(1) - inter, reduction)
+    focal = (focal_of_probability if reduction == "reference" else focal_of_logits)(x, truth).mean(1)
+    return combined(focal, _dice(x, truth), real, iou_pred, reduction, share)
+
+
+def combined(
+    focal: Tensor,
+    dice: Tensor,
+    real: Tensor,
+    iou_pred: Tensor,
+    reduction: Reduction,
+    share: float = 1.0,
+    weighted: Tensor | None = None,
+) -> LossParts:
+    """The loss of a batch from (B,) focal and dice terms and real IoUs of its images; see ``mask_loss``.
+
+    ``weighted`` (B,) is ``focal + 10 * dice`` where it alone carries the gradient.
+    """
     iou = (iou_pred.float()[:, 0] - real).square().mean()
-    focal, dice = (focal.sum(), dice.sum()) if is_reference else (focal.mean(), dice.mean())
-    return LossParts(focal, dice, iou, focal + DICE_WEIGHT * dice + iou)
+    if reduction == "reference":
+        focal, dice, weighted = focal.sum(), dice.sum(), None if weighted is None else weighted.sum()
+    else:
+        focal, dice, weighted = focal.mean(), dice.mean(), None if weighted is None else weighted.mean()
+    if weighted is None:
+        weighted = focal + DICE_WEIGHT * dice
+    if share != 1:
+        iou = share * iou
+        if reduction == "mean":
+            focal, dice, weighted = share * focal, share * dice, share * weighted
+    return LossParts(focal, dice, iou, weighted + iou)
 
 
-def _focal_of_logits(x: Tensor, truth: Tensor) -> Tensor:
+def focal_of_logits(x: Tensor, truth: Tensor) -> Tensor:
+    """The focal term of each pixel, from its logit; finite for any finite one."""
     bce = F.binary_cross_entropy_with_logits(x, truth, reduction="none")
-    return FOCAL_ALPHA * (torch.expm1(-bce).square() * bce).mean(1)
+    return FOCAL_ALPHA * (torch.expm1(-bce).square() * bce)
 
 
-def _focal_of_probability(x: Tensor, truth: Tensor) -> Tensor:
+def focal_of_probability(x: Tensor, truth: Tensor) -> Tensor:
+    """The focal term of each pixel as published: on the float32 sigmoid of its logit."""
     bce = F.binary_cross_entropy(torch.sigmoid(x), truth, reduction="none")
-    return FOCAL_ALPHA * ((1 - torch.exp(-bce)).square() * bce).mean(1)
+    return FOCAL_ALPHA * ((1 - torch.exp(-bce)).square() * bce)
+
+
+def real_iou(inter: Tensor, union: Tensor, reduction: Reduction) -> Tensor:
+    """IoU of each image from its intersection and union in pixels."""
+    empty = 0.0 if reduction == "reference" else 1.0
+    return torch.where(union > 0, inter / (union + 1e-7), torch.full_like(inter, empty))
 
 
 def _dice(x: Tensor, truth: Tensor) -> Tensor:
     p = torch.sigmoid(x)
     return 1 - (2 * (p * truth).sum(1) + 1) / (p.sum(1) + truth.sum(1) + 1)
-
-
-def _real_iou(found: Tensor, truth: Tensor, empty: float) -> Tensor:
-    inter = (found * truth).sum(1)
-    union = found.sum(1) + truth.sum(1) - inter
-    return torch.where(union > 0, inter / (union + 1e-7), torch.full_like(inter, empty))

@@ -31,7 +31,13 @@ class PointLossParts:
 
 
 def point_loss(
-    logits: Tensor, masks: Tensor, rng: np.random.Generator, *, num_points: int = NUM_POINTS
+    logits: Tensor,
+    masks: Tensor,
+    rng: np.random.Generator,
+    *,
+    num_points: int = NUM_POINTS,
+    first: int = 0,
+    share: float = 1.0,
 ) -> PointLossParts:
     """``bce + dice`` at points of each image, the mean over the images (CoSAM, arXiv 2412.06418, section 4; HQ-SAM).
 
@@ -44,6 +50,8 @@ def point_loss(
         masks: (B, H, W) ground truth, 0 or 1, any dtype.
         rng: where the points come from.
         num_points: how many an image, 112 * 112 in the papers.
+        first: with a part of a batch, how many images of the batch come before it: they have drawn already.
+        share: the part's share of the batch's images, so that the losses of the parts add up to the loss of the batch.
 
     Raises:
         ValueError: the shapes do not fit each other.
@@ -54,12 +62,16 @@ def point_loss(
         )
     logits = logits.float()
     with torch.no_grad():
+        if first:
+            rng.random((first, _num_drawn(num_points), 2), dtype=np.float32)
         points = uncertain_points(logits, rng, num_points)
         truth = sample_at(masks[:, None].to(logits.dtype), points)
     found = sample_at(logits, points)
     bce = F.binary_cross_entropy_with_logits(found, truth)
     p = torch.sigmoid(found)
     dice = (1 - (2 * (p * truth).sum(1) + 1) / (p.sum(1) + truth.sum(1) + 1)).mean()
+    if share != 1:
+        bce, dice = share * bce, share * dice
     return PointLossParts(bce, dice, bce + dice)
 
 
@@ -78,11 +90,14 @@ def uncertain_points(logits: Tensor, rng: np.random.Generator, num_points: int =
         (B, num_points, 2) x, y in 0..1 of width and height, the uncertain ones first.
     """
     num_kept = int(IMPORTANCE * num_points)
-    count = OVERSAMPLE * num_points + num_points - num_kept
-    drawn = torch.from_numpy(rng.random((len(logits), count, 2), dtype=np.float32)).to(logits.device)
+    drawn = torch.from_numpy(rng.random((len(logits), _num_drawn(num_points), 2), dtype=np.float32)).to(logits.device)
     candidates, others = drawn[:, : OVERSAMPLE * num_points], drawn[:, OVERSAMPLE * num_points :]
     nearest = sample_at(logits, candidates).abs().topk(num_kept, dim=1, largest=False).indices
     return torch.cat([candidates.gather(1, nearest[..., None].expand(-1, -1, 2)), others], dim=1)
+
+
+def _num_drawn(num_points: int) -> int:
+    return OVERSAMPLE * num_points + num_points - int(IMPORTANCE * num_points)
 
 
 def sample_at(maps: Tensor, points: Tensor) -> Tensor:

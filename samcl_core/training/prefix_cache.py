@@ -25,6 +25,7 @@ __all__ = ["PrefixCache", "cache_key"]
 _LAYOUT = 1
 _CUDA_BATCH = 4
 _CUDA_WORKERS = 4
+_MAX_MAPPED = 16_384  # mapped files; Linux allows a process 65,530 maps of any kind
 _SIDE = "side."
 _DEFAULT_PLAN = PrefixPlan()
 
@@ -75,7 +76,8 @@ class PrefixCache:
             max_gb: limit of all files below ``root`` in 1e9 bytes; the least recently used are deleted first, those
                 used in this run never.
             dtype: dtype of stored tokens and side features; embeddings stay float32.
-            memory_gb: limit of the prefixes kept in memory, in 1e9 bytes.
+            memory_gb: limit of the computed prefixes kept in memory, in 1e9 bytes. Those that were stored before stay
+                in their mapped files; the system keeps of them in memory what it has room for, once for all processes.
             batch_size: images in the backbone at once; ``None`` is 1 on the CPU and 4 on a GPU.
             plan: what the prefixes hold, ``Adapter.plan`` of the modules that will use them.
         """
@@ -86,14 +88,25 @@ class PrefixCache:
         self._files = None if root is None else PrefixFiles(root, key, int(max_gb * 1e9))
         self._memory: OrderedDict[str, Row] = OrderedDict()
         self._memory_bytes = 0
+        self._mapped: OrderedDict[str, Row] = OrderedDict()
         self._max_memory_bytes = int(memory_gb * 1e9)
         self._working: frozenset[str] = frozenset()
         self._batch_size = batch_size or (1 if backbone.device.type == "cpu" else _CUDA_BATCH)
         self._is_reported = False
         self._lock = threading.RLock()
 
-    def get(self, samples: Sequence[Sample], progress: Progress = silent) -> Prefix:
+    @property
+    def has_files(self) -> bool:
+        """Whether prefixes are kept on disk, where other processes find them."""
+        return self._files is not None
+
+    def get(self, samples: Sequence[Sample], progress: Progress = silent, *, pinned: bool = False) -> Prefix:
         """The prefixes of a batch on the CPU, in order, float32; what is missing is computed and stored.
+
+        Args:
+            samples: at least one.
+            progress: called after each image that had to be computed.
+            pinned: page-locked memory and the stored dtype, for a copy to a GPU that is widened there.
 
         Raises:
             ImageError: an image cannot be read.
@@ -102,7 +115,7 @@ class PrefixCache:
         with self._lock:
             rows, missing = self._recall(samples)
             rows.update(self._compute(missing, progress))
-        return _stack([rows[sample.image_sha256] for sample in samples], self.plan)
+        return _stack([rows[sample.image_sha256] for sample in samples], self.plan, pinned)
 
     def warm(self, samples: Sequence[Sample], progress: Progress = silent) -> None:
         """Compute and store what is missing, and keep these samples in memory before all others from now on.
@@ -143,12 +156,12 @@ class PrefixCache:
         return torch.stack([self._pixels(sample) for sample in samples])
 
     def _has(self, key: str) -> bool:
-        return key in self._memory or (self._files is not None and self._files.has(key))
+        return key in self._memory or key in self._mapped or (self._files is not None and self._files.has(key))
 
     def _recall(
         self, samples: Sequence[Sample], names: Sequence[str] | None = None
     ) -> tuple[dict[str, Row], list[Sample]]:
-        """Rows that are in memory or on disk, and the distinct samples that are not. Parts of rows are not kept."""
+        """Rows that are in memory or on disk, and the distinct samples that are not."""
         rows: dict[str, Row] = {}
         missing = []
         for sample in _distinct(samples):
@@ -157,14 +170,21 @@ class PrefixCache:
             if row is not None:
                 self._memory.move_to_end(key)
             elif self._files is not None:
-                row = self._files.read(key, names)
-                if row is not None and names is None:
-                    self._admit(key, row)
+                row = self._read(self._files, key, names)
             if row is None:
                 missing.append(sample)
             else:
                 rows[key] = row
         return rows, missing
+
+    def _read(self, files: PrefixFiles, key: str, names: Sequence[str] | None) -> Row | None:
+        """A stored row; a whole one stays mapped, the least recently used ones are let go."""
+        row = self._mapped.pop(key, None) or files.read(key, names)
+        if row is not None and (names is None or set(row) > set(names)):
+            self._mapped[key] = row
+            if len(self._mapped) > _MAX_MAPPED:
+                self._mapped.popitem(last=False)
+        return row
 
     def _compute(self, samples: Sequence[Sample], progress: Progress) -> Iterator[tuple[str, Row]]:
         images = self._loaded(samples)
@@ -261,7 +281,17 @@ def _narrow(tensor: Tensor, dtype: str) -> Tensor:
     return tensor.float().clone()
 
 
-def _stack(rows: Sequence[Row], plan: PrefixPlan) -> Prefix:
-    batch = {name: torch.stack([row[name].float() for row in rows]) for name in rows[0]}
+def _stack(rows: Sequence[Row], plan: PrefixPlan, pinned: bool) -> Prefix:
+    batch = {name: _joined([row[name] for row in rows], pinned) for name in rows[0]}
     side = {name.removeprefix(_SIDE): tensor for name, tensor in batch.items() if name.startswith(_SIDE)}
     return Prefix(batch["tokens"], batch["embedding"], side, plan.split)
+
+
+def _joined(parts: Sequence[Tensor], pinned: bool) -> Tensor:
+    """A batch, written in one pass over its parts, which may be pages of mapped files."""
+    is_narrow = pinned and all(part.dtype == torch.float16 for part in parts)
+    dtype = torch.float16 if is_narrow else torch.float32
+    batch = torch.empty(len(parts), *parts[0].shape, dtype=dtype, pin_memory=pinned)
+    for row, part in zip(batch, parts, strict=True):
+        row.copy_(part)
+    return batch

@@ -54,15 +54,18 @@ class PrefixFiles:
         return True
 
     def read(self, image_sha256: str, names: Sequence[str] | None = None) -> Row | None:
-        """The stored tensors (or those named); ``None`` when there is no file or it is not as it was written."""
+        """The stored tensors (or those named); ``None`` when there is no file or it is not as it was written.
+
+        They are views of the mapped file, which stays mapped as long as they live: their checksums are compared here,
+        once, and all processes share the memory. Whoever deletes or replaces the file does not change them.
+        """
         path = self.path(image_sha256)
         try:
             tensors, sums = load_tensors(path)
             wanted = sorted(sums) if names is None else list(names)
             if names is None and set(tensors) != set(sums):
                 return None
-            # Tensors are views of the mapped file until they are cloned; only the wanted ones are read.
-            row = {name: tensors[name].clone() for name in wanted}
+            row = {name: tensors[name] for name in wanted}
             if any(_checksum(row[name]) != sums[name] for name in wanted):
                 return None
         except (OSError, IntegrityError, KeyError, TypeError):

@@ -12,6 +12,7 @@ from samcl_core.config import TrainParams
 from samcl_core.domains.layout import Sample
 from samcl_core.evaluation.metrics import iou
 from samcl_core.training.data import MaskCache, prompts_of
+from samcl_core.training.distributed import gathered, num_processes, rank
 from samcl_core.training.draw_prompts import box_prompts
 from samcl_core.training.losses import resize_logits
 from samcl_core.training.prefix_cache import PrefixCache
@@ -29,12 +30,15 @@ def val_iou(
     samples: Sequence[Sample],
     options: TrainParams,
 ) -> float:
-    """Mean IoU of one module on ``samples`` (at least one), at the size of ``masks``, in 0..1."""
-    total, size = 0.0, options.batch_size
-    for chosen in (samples[start : start + size] for start in range(0, len(samples), size)):
+    """Mean IoU of one module on ``samples`` (at least one), at the size of ``masks``, in 0..1.
+
+    Of several processes each scores a part, and all get the mean over everything.
+    """
+    total, size, mine = 0.0, options.batch_size, samples[rank() :: num_processes()]
+    for chosen in (mine[start : start + size] for start in range(0, len(mine), size)):
         # CoSAM trains with three kinds of prompt and validates with the box.
         prompts = (box_prompts if options.prompts == "cosam" else prompts_of)(chosen).to(backbone.device)
         found = backbone.suffix(cache.get(chosen).to(backbone.device), prompts, adapter.hooks(tensors, prompts))
         logits = resize_logits(found.logits, masks.size_px, options.upsampling or "bilinear")
         total += float(iou(logits[:, 0], masks.get(chosen).bool().to(logits.device)).sum())
-    return total / len(samples)
+    return sum(gathered(total)) / len(samples)

@@ -23,10 +23,11 @@ from samcl_core.domains import load_mask
 from samcl_core.inference import Prompt, Segmenter
 from samcl_core.selectors import MlpSelector
 from samcl_core.stages import ingest
+from samcl_core.stages.machine import cache_dtype
 from samcl_core.strategies import base_bank, extend_bank
 from samcl_core.tensors import load_tensors
-from samcl_core.training import learning_rate, mask_loss, resize_logits
-from samcl_core.training.loop import Batch, _step
+from samcl_core.training import Batch, Updates, learning_rate, mask_loss, resize_logits
+from samcl_core.training.precision import precision_of
 
 PAGE = (Path(__file__).parents[2] / "docs" / "profiles.md").read_text(encoding="utf-8")
 ROW = re.compile(r"^\| `(\w+\.\w+)` \| `(.+?)` \| `(.+?)` \| .{20,} \|$", re.MULTILINE)
@@ -151,13 +152,24 @@ def trained(params: Params, world: dict[str, Any]) -> np.ndarray:
     options = params.adapter.model_dump(exclude={"kind"})
     adapter = build_adapter(params.adapter.kind, world["backbone"].site, **options)
     tensors = {name: value.requires_grad_() for name, value in module_tensors(adapter, 1).items()}
-    adam = torch.optim.SGD(tensors.values(), lr=1e-3)
+    descent = torch.optim.SGD(tensors.values(), lr=1e-3)
     prompts = Prompts(POINTS.repeat(2, 1, 1), LABELS.repeat(2, 1))
     masks = torch.zeros(2, 64, 64, dtype=torch.uint8)
     masks[:, 11:37, 20:51] = 1
     batch = Batch(Prefix.cat([world["prefix"]] * 2), prompts, masks)
-    loss = _step(world["backbone"], adapter, tensors, batch, params.train, adam)  # type: ignore[arg-type]
+    loss = Updates(world["backbone"], adapter, tensors, params.train, descent)([batch])
     return np.array([loss["total"], *tensors["B_000.weight"].detach().flatten().tolist()])
+
+
+def bits_on_a_gpu(params: Params, world: dict[str, Any]) -> np.ndarray:
+    """Number format of the suffix in training, in bits."""
+    assert params.train.precision is not None
+    return np.array([torch.finfo(precision_of(params.train.precision, "cuda", has_bfloat16=True)).bits])
+
+
+def cached_bits_on_a_gpu(params: Params, world: dict[str, Any]) -> np.ndarray:
+    """Number format of cached features, in bits."""
+    return np.array([torch.finfo(getattr(torch, cache_dtype(params.cache.dtype, "cuda"))).bits])
 
 
 def masks_at_full_size(params: Params, world: dict[str, Any]) -> np.ndarray:
@@ -231,6 +243,8 @@ SHOWN: dict[str, Callable[[Params, dict[str, Any]], np.ndarray]] = {
     "train.upsampling": trained,
     "train.loss_reduction": trained,
     "train.module_dtype": stored_module,
+    "train.precision": bits_on_a_gpu,
+    "cache.dtype": cached_bits_on_a_gpu,
     "evaluate.upsampling": masks_at_full_size,
     "selector.kind": kept_for_later_fits,
     "selector.classes": num_outputs,

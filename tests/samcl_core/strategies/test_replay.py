@@ -125,6 +125,32 @@ def test_der_adds_both_terms_on_stored_samples(
         assert float(extra.penalty(first.model, batch, found, forward)) == pytest.approx(0, abs=1e-9)
 
 
+@pytest.mark.parametrize(
+    "how", [{}, {"loss_reduction": "reference", "upsampling": "nearest"}, {"loss": "cosam"}], ids=str
+)
+def test_der_s_term_of_a_batch_is_the_weighted_sum_over_its_parts(
+    how: dict[str, str], tasks: tuple[Task, Task], context: Context, toy: ModuleType
+) -> None:
+    context = replace(context, options=context.options.model_copy(update=how))
+    strategy = build_strategy("der", alpha=0.3, beta=0.5, buffer_size=4)
+    model = context.adapter.fresh(0)
+    first = strategy.remember(None, tasks[:1], model, context)
+    extra = strategy.extra(first, tasks, context)
+    batch = toy.batch_of(tasks[1].train[:4], context)
+    moved = {name: tensor + 0.5 for name, tensor in model.items()}
+
+    def forward(tensors, batch):
+        hooks = context.adapter.hooks(tensors, batch.prompts)
+        return context.backbone.suffix(batch.prefix, batch.prompts, hooks, training=True)
+
+    whole = float(extra.penalty(moved, batch, None, forward))
+    parts = [batch.part(slice(0, 1)), batch.part(slice(1, 4))]
+    assert whole > 0
+    assert sum(part.share * float(extra.penalty(moved, part, None, forward)) for part in parts) == pytest.approx(
+        whole, rel=1e-5
+    )
+
+
 @pytest.mark.parametrize("name", ["lwf", "ewc", "er", "der"])
 def test_strategies_follow_the_protocol_of_cosam(
     name: str, toy: ModuleType, tasks: tuple[Task, Task], context: Context

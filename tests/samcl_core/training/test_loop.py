@@ -21,8 +21,9 @@ from samcl_core.errors import TrainingError
 from samcl_core.progress import Progress, silent
 from samcl_core.tensors import load_tensors
 from samcl_core.training import PrefixCache, TrainResult, clear_checkpoint, train_module
+from samcl_core.training.batches import ahead
 from samcl_core.training.checkpoint import load_checkpoint
-from samcl_core.training.loop import _ahead, training_key
+from samcl_core.training.loop import training_key
 
 HERE = Path(__file__).parent
 
@@ -257,10 +258,10 @@ def test_batches_gathered_ahead_keep_their_order_and_errors() -> None:
             raise Stopped
         return start
 
-    assert list(_ahead(gather, range(0, 8, 2))) == [0, 2, 4, 6]
-    assert list(_ahead(gather, range(0))) == []
+    assert list(ahead(gather, range(0, 8, 2))) == [0, 2, 4, 6]
+    assert list(ahead(gather, range(0))) == []
     with pytest.raises(Stopped):
-        list(_ahead(gather, range(0, 10, 2)))
+        list(ahead(gather, range(0, 10, 2)))
 
 
 def test_frozen_weights_that_moved_are_found(training: Training) -> None:
