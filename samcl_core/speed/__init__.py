@@ -21,7 +21,7 @@ from samcl_core.speed.ground import NANO_NETWORK, VIT_B, Network
 from samcl_core.speed.ingest import ingest_case, reingest_case
 from samcl_core.speed.machine import machine_facts
 from samcl_core.speed.prefixes import prefix_read_case, prefix_write_case
-from samcl_core.speed.selecting import selector_fit_case
+from samcl_core.speed.selecting import selector_arrival_case, selector_fit_case
 from samcl_core.speed.serving import many_modules_case, mixed_batch_case, serve_case
 from samcl_core.speed.training import memory_case, train_case
 
@@ -50,6 +50,7 @@ __all__ = [
     "prefix_write_case",
     "register_case",
     "reingest_case",
+    "selector_arrival_case",
     "selector_fit_case",
     "serve_case",
     "train_case",
@@ -68,6 +69,7 @@ register_case(mixed_batch_case(VIT_B, _GPU))
 register_case(mixed_batch_case(NANO_NETWORK, _BOTH))
 register_case(many_modules_case(VIT_B))
 register_case(selector_fit_case())
+register_case(selector_arrival_case())
 register_case(prefix_write_case(VIT_B, _BOTH))
 register_case(prefix_read_case(VIT_B, _GPU))
 register_case(prefix_read_case(NANO_NETWORK, _BOTH))

@@ -24,6 +24,7 @@ from samcl_core.files import sha256_file
 from samcl_core.progress import Progress, silent
 from samcl_core.selectors import fit_selector
 from samcl_core.speed.cases import Setup
+from samcl_core.stages.machine import cache_dtype
 from samcl_core.training import PrefixCache
 
 __all__ = [
@@ -33,7 +34,6 @@ __all__ = [
     "bank_of",
     "build_module_kind",
     "by_domain",
-    "cache_dtype",
     "domain_names",
     "draw_mask",
     "draw_photo",
@@ -41,6 +41,7 @@ __all__ = [
     "embeddings_like",
     "open_cache",
     "random_module",
+    "stored_dtype",
 ]
 
 
@@ -89,14 +90,14 @@ VIT_B = Network("vit-b", "sam_vit_b")
 NANO_NETWORK = Network("nano", "sam_nano", NANO)
 
 
-def cache_dtype(profile: str, setup: Setup) -> Literal["float32", "float16"]:
-    """How prefixes are kept by default on a device; by ``reference`` in float32, so that numbers can be compared."""
-    return "float16" if setup.is_cuda and profile != "reference" else "float32"
-
-
 def open_cache(folder: Path, backbone: SamBackbone, profile: str, setup: Setup) -> PrefixCache:
-    """A prefix cache as the pipeline opens it."""
-    return PrefixCache(folder, backbone, dtype=cache_dtype(profile, setup))
+    """A prefix cache as the pipeline opens it for a profile."""
+    return PrefixCache(folder, backbone, dtype=stored_dtype(profile, setup))
+
+
+def stored_dtype(profile: str, setup: Setup) -> Literal["float32", "float16"]:
+    """How a profile keeps prefixes on the device of ``setup``."""
+    return cache_dtype(PROFILES[profile]["cache"]["dtype"], torch.device(setup.device).type)
 
 
 def build_module_kind(backbone: SamBackbone, profile: str) -> Adapter:

@@ -12,7 +12,7 @@ import torch
 from samcl_core.backbones import Prefix
 from samcl_core.domains import load_image
 from samcl_core.speed.cases import Arms, Case, Setup
-from samcl_core.speed.ground import Network, cache_dtype, draw_samples, open_cache
+from samcl_core.speed.ground import Network, draw_samples, open_cache, stored_dtype
 from samcl_core.training.prefix_files import PrefixFiles
 
 __all__ = ["prefix_read_case", "prefix_write_case"]
@@ -54,7 +54,7 @@ def _writing(network: Network, setup: Setup) -> Arms:
     site = network.backbone("cpu").site
     tokens = torch.randn(count, site.grid, site.grid, site.dim, generator=torch.Generator().manual_seed(0))
     rows = [{"tokens": part, "embedding": part.mean(dim=(0, 1))} for part in tokens]
-    stored = torch.float16 if cache_dtype("default", setup) == "float16" else torch.float32
+    stored = torch.float16 if stored_dtype("default", setup) == "float16" else torch.float32
     names = [hashlib.sha256(str(number).encode()).hexdigest() for number in range(count)]
 
     def ours() -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +23,7 @@ from samcl_core.speed import (
     mixed_batch_case,
     prefix_read_case,
     prefix_write_case,
+    selector_arrival_case,
     selector_fit_case,
     serve_case,
     train_case,
@@ -130,10 +132,14 @@ def test_many_modules_give_the_tensors_that_few_give(tmp_path: Path) -> None:
     assert not torch.equal(ours["A.weight"][0], ours["A.weight"][1])
 
 
-def test_both_selectors_are_fitted(tmp_path: Path) -> None:
-    arms = selector_fit_case(3, 16).arms(Setup(tmp_path, 100))
-    assert arms.ours().domains == ("Domain0000", "Domain0001", "Domain0002")
+@pytest.mark.parametrize("make", [selector_fit_case, selector_arrival_case])
+def test_both_selectors_know_all_domains(tmp_path: Path, make: Callable[[int, int], Case]) -> None:
+    arms = make(3, 16).arms(Setup(tmp_path, 100))
+    ours = arms.ours()
+    assert ours.domains == ("Domain0000", "Domain0001", "Domain0002")
     assert arms.baseline().layer4.out_features == 3
+    again = arms.ours().state()[1]
+    assert all(torch.equal(tensor, again[name]) for name, tensor in ours.state()[1].items()), "turns differ"
 
 
 def test_prefixes_are_written_and_read(tmp_path: Path) -> None:
