@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
+
+import cv2
 
 from samcl_core.progress import Progress
 
@@ -26,11 +29,23 @@ def map_files(work: Callable[[_T], _R], items: Sequence[_T], progress: Progress,
     """``[work(item) for item in items]`` by threads: results in order, the first error raised, the rest not started."""
     results: list[_R] = []
     progress(what, 0, len(items))
-    pool = ThreadPoolExecutor(max_workers=num_workers())
-    try:
-        for result in pool.map(work, items):
-            results.append(result)
-            progress(what, len(results), len(items))
-    finally:
-        pool.shutdown(cancel_futures=True)
+    with _one_thread_each():
+        pool = ThreadPoolExecutor(max_workers=num_workers())
+        try:
+            for result in pool.map(work, items):
+                results.append(result)
+                progress(what, len(results), len(items))
+        finally:
+            pool.shutdown(cancel_futures=True)
     return results
+
+
+@contextlib.contextmanager
+def _one_thread_each() -> Iterator[None]:
+    """OpenCV shares one more pool of threads among its callers: here each caller has a core already."""
+    before = cv2.getNumThreads()
+    cv2.setNumThreads(1)
+    try:
+        yield
+    finally:
+        cv2.setNumThreads(before)
