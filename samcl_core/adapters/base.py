@@ -7,6 +7,7 @@ from typing import Any, Protocol
 
 from torch import Tensor
 
+from samcl_core.adapters.stacked import StackedTensors
 from samcl_core.backbones.base import AdapterSite, PrefixPlan, Prompts, SuffixHooks
 from samcl_core.errors import BankError, ConfigError, PromptError
 
@@ -138,4 +139,6 @@ def gathered(
     check_tensors(adapter, tensors, prompts, index)
     if index is None:
         return tensors
+    if isinstance(tensors, StackedTensors):
+        return tensors.take(index)
     return {name: tensors[name].index_select(0, index) for name in adapter.shapes()}

@@ -8,11 +8,13 @@ from samcl_core.bank.exports import export_samcl
 from samcl_core.bank.imports import import_samcl
 from samcl_core.bank.module import Module
 from samcl_core.bank.packing import pack, unpack
+from samcl_core.bank.resident import ModuleStack
 from samcl_core.bank.stack import stack_modules
 
 __all__ = [
     "Bank",
     "Module",
+    "ModuleStack",
     "describe_bank",
     "export_samcl",
     "import_samcl",

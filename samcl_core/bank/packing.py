@@ -10,12 +10,12 @@ from torch import Tensor
 
 from samcl_core.errors import BankError
 
-__all__ = ["DEFAULT_DTYPE", "ModuleDtype", "pack", "packed_shapes", "unpack"]
+__all__ = ["DEFAULT_DTYPE", "SCALE", "ModuleDtype", "pack", "packed_shapes", "unpack"]
 
 ModuleDtype = Literal["float32", "float16", "int8"]
 DEFAULT_DTYPE: ModuleDtype = "float16"
 
-_SCALE = ":scale"
+SCALE = ":scale"
 _LEVELS = 127
 _HALF = torch.finfo(torch.float16)
 _FLOATS = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
@@ -41,13 +41,13 @@ def pack(tensors: Mapping[str, Tensor], dtype: ModuleDtype | None = None) -> dic
         raise ValueError(f"dtype is {dtype!r}, expected one of {list(get_args(ModuleDtype))}")
     packed: dict[str, Tensor] = {}
     for name, tensor in tensors.items():
-        if name.endswith(_SCALE):
-            raise ValueError(f"a tensor is called {name!r}; names with {_SCALE!r} are those of stored scales")
+        if name.endswith(SCALE):
+            raise ValueError(f"a tensor is called {name!r}; names with {SCALE!r} are those of stored scales")
         value = tensor.detach().cpu().float()
         if dtype == "float32" or not bool(torch.isfinite(value.half()).all()):
             packed[name] = value
         elif dtype == "int8" and value.ndim > 1 and value.numel():
-            packed[name], packed[name + _SCALE] = _quantized(value)
+            packed[name], packed[name + SCALE] = _quantized(value)
         else:
             packed[name] = value.half()
     return packed
@@ -59,7 +59,7 @@ def unpack(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     Raises:
         BankError: a scale is missing, has no tensor or does not fit it, or a tensor holds no weights.
     """
-    return {name: _value(tensors[name], tensors.get(name + _SCALE)) for name in packed_shapes(tensors)}
+    return {name: _value(tensors[name], tensors.get(name + SCALE)) for name in packed_shapes(tensors)}
 
 
 def packed_shapes(tensors: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
@@ -68,10 +68,10 @@ def packed_shapes(tensors: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
     Raises:
         BankError: as ``unpack``.
     """
-    shapes = {name: tuple(tensors[name].shape) for name in sorted(tensors) if not name.endswith(_SCALE)}
+    shapes = {name: tuple(tensors[name].shape) for name in sorted(tensors) if not name.endswith(SCALE)}
     for name, shape in shapes.items():
-        _check(name, tensors[name], tensors.get(name + _SCALE), shape)
-    lonely = sorted(set(tensors) - set(shapes) - {name + _SCALE for name in shapes})
+        _check(name, tensors[name], tensors.get(name + SCALE), shape)
+    lonely = sorted(set(tensors) - set(shapes) - {name + SCALE for name in shapes})
     if lonely:
         raise BankError(f"tensors {lonely} are scales of tensors that are not there")
     return shapes

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 
 from samcl_core.adapters.base import Adapter, ModuleTensors
 from samcl_core.bank.bank import Bank
+from samcl_core.bank.module import Module
 from samcl_core.errors import BankError
 
-__all__ = ["stack_modules"]
+__all__ = ["check_modules", "stack_modules"]
 
 
 def stack_modules(bank: Bank, adapter: Adapter) -> ModuleTensors:
@@ -23,17 +26,26 @@ def stack_modules(bank: Bank, adapter: Adapter) -> ModuleTensors:
     Raises:
         BankError: a module is of another kind, or has other settings or shapes than ``adapter``.
     """
-    shapes = adapter.shapes()
-    for module in bank.modules:
+    check_modules(bank.modules, adapter)
+    rows = [adapter.null(), *(module.weights for module in bank.modules)]
+    return {name: torch.stack([row[name] for row in rows]) for name in adapter.shapes()}
+
+
+def check_modules(modules: Sequence[Module], adapter: Adapter) -> None:
+    """See that all modules are of ``adapter``.
+
+    Raises:
+        BankError: a module is of another kind, or has other settings or shapes.
+    """
+    parameters, shapes = adapter.parameters(), dict(sorted(adapter.shapes().items()))
+    for module in modules:
         for what, left, right in (
             ("kind", module.kind, adapter.kind),
-            ("parameters", module.parameters, adapter.parameters()),
-            ("tensors", module.shapes, dict(sorted(shapes.items()))),
+            ("parameters", module.parameters, parameters),
+            ("tensors", module.shapes, shapes),
         ):
             if left != right:
                 raise BankError(
                     f"module {module.domain} has {what} {left}, the adapter {adapter.kind} has {right}",
                     hint=f"samcl step train {module.domain}",
                 )
-    rows = [adapter.null(), *(module.weights for module in bank.modules)]
-    return {name: torch.stack([row[name] for row in rows]) for name in shapes}

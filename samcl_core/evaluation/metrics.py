@@ -171,8 +171,9 @@ def _count(pixels: Tensor) -> Tensor:
     flat = pixels.flatten(1)
     missing = -flat.shape[1] % (_LANES * _WORDS)
     flat = F.pad(flat, (0, missing)) if missing or flat.storage_offset() % _LANES else flat.contiguous()
-    lanes = flat.view(torch.int64).unflatten(1, (-1, _WORDS)).sum(-1)
-    return lanes.view(torch.uint8).sum(1)
+    lanes = flat.view(torch.int64).reshape(len(flat), flat.shape[1] // (_LANES * _WORDS), _WORDS).sum(-1)
+    found: Tensor = lanes.view(torch.uint8).sum(1)
+    return found
 
 
 def _share(part: Tensor, whole: Tensor) -> Tensor:

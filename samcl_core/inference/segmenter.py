@@ -12,22 +12,24 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from samcl_core.adapters.base import Adapter, ModuleTensors, build_adapter
-from samcl_core.backbones.base import FRAME_PX, Backbone, Masks, Prefix, PrefixPlan, Prompts
+from samcl_core.adapters.base import Adapter, build_adapter
+from samcl_core.backbones.base import FRAME_PX, Backbone, Masks, Prefix, PrefixPlan, Prompts, SuffixHooks
 from samcl_core.backbones.build import load_backbone
-from samcl_core.bank import Bank, stack_modules
+from samcl_core.bank import Bank, ModuleStack
 from samcl_core.config import BackboneParams
 from samcl_core.domains import Sample
 from samcl_core.errors import PromptError, UsageError
-from samcl_core.evaluation.metrics import binarize
+from samcl_core.inference.ahead import in_advance
+from samcl_core.inference.enlarging import by_size, enlarged_masks
 from samcl_core.inference.queries import QueryCache
 from samcl_core.selectors import TokenSelector
 from samcl_core.selectors.base import PLAIN
-from samcl_core.training import PrefixCache, resize_logits
+from samcl_core.training import PrefixCache
 
 __all__ = ["Prediction", "Prompt", "Routing", "Segmenter", "stack_prompts"]
 
 AUTO = "auto"
+_CUDA_WORKERS = 4
 
 
 @dataclass(frozen=True)
@@ -100,7 +102,7 @@ class Prediction:
 
 
 class Segmenter:
-    """A frozen backbone and a bank. Nothing is copied or reloaded when the module changes from sample to sample.
+    """A frozen backbone and a bank. A module is loaded when it is first used, and stays on the device.
 
     Attributes:
         backbone: frozen.
@@ -110,12 +112,15 @@ class Segmenter:
         looker: the bank's selector where it looks at images instead of embeddings (kind ``tokens``).
     """
 
-    def __init__(self, backbone: Backbone, bank: Bank | None = None) -> None:
-        """``bank=None`` or a bank without modules is the plain backbone."""
+    def __init__(self, backbone: Backbone, bank: Bank | None = None, *, modules_gb: float = 1.0) -> None:
+        """``bank=None`` or a bank without modules is the plain backbone.
+
+        ``modules_gb`` (1e9 bytes) limits the modules on the device: thousands of AugModules, a hundred decoders.
+        """
         self.backbone = backbone
         self.bank = bank
         self._adapter: Adapter | None = None
-        self._stack: ModuleTensors = {}
+        self._stack: ModuleStack | None = None
         self.looker: TokenSelector | None = None
         self._queries: QueryCache | None = None
         self.plan = PrefixPlan()
@@ -124,13 +129,13 @@ class Segmenter:
             first = bank.modules[0]
             self._adapter = build_adapter(first.kind, backbone.site, **first.parameters)
             self.plan = self._adapter.plan
-            stack = stack_modules(bank, self._adapter)
-            self._stack = {name: tensor.to(backbone.device) for name, tensor in stack.items()}
+            self._stack = ModuleStack(bank.modules, self._adapter, backbone.device, max_gb=modules_gb)
             self.names = (PLAIN, *bank.names)
             bank.selector.to(backbone.device)
             if isinstance(bank.selector, TokenSelector):
                 self.looker = bank.selector.bound(backbone)
                 self._queries = QueryCache(self.looker)
+        self._rows: dict[str, int] = {name: row for row, name in enumerate(self.names)}
 
     @staticmethod
     def load(bank: Path | None, backbone: BackboneParams, device: str = "cpu") -> Segmenter:
@@ -155,13 +160,14 @@ class Segmenter:
         """
         count = len(embedding)
         wanted = [module] * count if isinstance(module, str) else list(module)
-        known = {name: row for row, name in enumerate(self.names)}
-        unknown = sorted({name for name in wanted if name != AUTO and name not in known})
+        unknown = sorted({name for name in wanted if name != AUTO and name not in self._rows})
         if unknown or len(wanted) != count:
             found = f"module {unknown[0]!r}" if unknown else f"{len(wanted)} module names for {count} images"
             raise UsageError(f"{found}, expected 'auto' or one of {list(self.names)}", hint="samcl bank show")
-        forced = torch.tensor([known.get(name, -1) for name in wanted], device=embedding.device)
         rows, confidence, novelty = self._choose(embedding)
+        if isinstance(module, str) and module == AUTO:
+            return Routing(rows, tuple(self.names[row] for row in rows.tolist()), confidence, novelty)
+        forced = torch.tensor([self._rows.get(name, -1) for name in wanted], device=embedding.device)
         rows = torch.where(forced >= 0, forced, rows)
         confidence = torch.where(forced >= 0, torch.ones_like(confidence), confidence)
         return Routing(rows, tuple(self.names[row] for row in rows.tolist()), confidence, novelty)
@@ -197,10 +203,18 @@ class Segmenter:
             UsageError: an unknown module name, or the query is missing.
         """
         routing = self._routing(prefix, module, query)
-        if self._adapter is None:
-            return self.backbone.suffix(prefix, prompts), routing
-        hooks = self._adapter.hooks(self._stack, prompts, routing.rows)
-        return self.backbone.suffix(prefix, prompts, hooks), routing
+        return self.backbone.suffix(prefix, prompts, self._hooks(routing.names, prompts)), routing
+
+    def _hooks(self, names: Sequence[str], prompts: Prompts) -> SuffixHooks | None:
+        """What the named modules do; of one module alone its own tensors, and ``None`` where all are plain."""
+        distinct = list(dict.fromkeys(names))
+        if self._adapter is None or self._stack is None or distinct == [PLAIN]:
+            return None
+        tensors = self._stack.tensors([self._rows[name] for name in distinct])
+        if len(distinct) == 1:
+            return self._adapter.hooks(tensors.row(0), prompts)
+        index = torch.tensor([distinct.index(name) for name in names], device=prompts.points.device)
+        return self._adapter.hooks(tensors, prompts, index)
 
     def is_looking(self, module: str | Sequence[str] = AUTO) -> bool:
         """Whether ``segment`` needs a query to answer ``module``."""
@@ -260,22 +274,22 @@ class Segmenter:
         wanted = [module] * len(images) if isinstance(module, str) else list(module)
         answers: list[Prediction | None] = [None] * len(images)
         for rows in _alike(prompts, batch_size):
-            pixels = torch.stack([self.backbone.preprocess(images[row]) for row in rows]).to(self.backbone.device)
             batch = stack_prompts([prompts[row] for row in rows]).to(self.backbone.device)
             named = [wanted[row] for row in rows]
-            prefix, query = self._look(pixels, named)
+            prefix, query = self._look(self._pixels([images[row] for row in rows]), named)
             masks, routing = self.segment(prefix, batch, named, query)
-            for position, row in enumerate(rows):
-                size = (images[row].shape[0], images[row].shape[1])
-                mask = binarize(resize_logits(masks.logits[position : position + 1], size, upsampling)[0, 0])
-                answers[row] = Prediction(
-                    mask.cpu().numpy(),
-                    float(masks.iou[position, 0]),
-                    routing.names[position],
-                    float(routing.confidence[position]),
-                    float(routing.novelty[position]),
-                )
+            sizes = [(images[row].shape[0], images[row].shape[1]) for row in rows]
+            arrays = _arrays(masks.logits, sizes, upsampling)
+            numbers = torch.stack([masks.iou[:, 0].float(), routing.confidence.float(), routing.novelty.float()])
+            for row, mask, name, values in zip(rows, arrays, routing.names, numbers.T.tolist(), strict=True):
+                score, confidence, novelty = values
+                answers[row] = Prediction(mask, score, name, confidence, novelty)
         return [answer for answer in answers if answer is not None]
+
+    def _pixels(self, images: Sequence[np.ndarray]) -> Tensor:
+        """(B, 3, S, S) preprocessed images on the device; beside a GPU several threads share the work."""
+        workers = 0 if self.backbone.device.type == "cpu" or len(images) == 1 else _CUDA_WORKERS
+        return torch.stack(list(in_advance(self.backbone.preprocess, images, workers))).to(self.backbone.device)
 
 
 def stack_prompts(prompts: Sequence[Prompt]) -> Prompts:
@@ -292,3 +306,24 @@ def _alike(prompts: Sequence[Prompt], batch_size: int) -> list[list[int]]:
     for row, prompt in enumerate(prompts):
         groups[len(prompt.points), prompt.box is not None].append(row)
     return [rows[i : i + batch_size] for rows in groups.values() for i in range(0, len(rows), batch_size)]
+
+
+def _arrays(
+    logits: Tensor, sizes: Sequence[tuple[int, int]], upsampling: Literal["bilinear", "nearest"]
+) -> list[np.ndarray]:
+    """A (height, width) bool mask an image, enlarged where the logits are and brought to the CPU in one copy."""
+    groups = by_size(sizes)
+    enlarged = []
+    for size, positions in groups.items():
+        few = logits if len(positions) == len(sizes) else torch.cat([logits[at : at + 1] for at in positions])
+        enlarged.append(enlarged_masks(few, size, upsampling))
+    if logits.device.type != "cpu":
+        flat = torch.cat([masks.flatten() for masks in enlarged]).cpu()
+        parts = flat.split([masks.numel() for masks in enlarged])
+        enlarged = [part.reshape(masks.shape) for part, masks in zip(parts, enlarged, strict=True)]
+    found = {
+        at: mask.numpy()
+        for masks, places in zip(enlarged, groups.values(), strict=True)
+        for at, mask in zip(places, masks, strict=True)
+    }
+    return [found[at] for at in range(len(sizes))]

@@ -19,12 +19,13 @@ from samcl_core.inference.scoring import score_samples
 from samcl_core.progress import Progress
 from samcl_core.stages.places import Places
 from samcl_core.tensors import load_tensors
-from samcl_core.training import PrefixCache
+from samcl_core.training import MaskCache, PrefixCache
 
 __all__ = ["Scores", "embedded_digest", "scored_bank", "scored_digests"]
 
 _DIGEST = "test_digest/"
 _BANK = "bank"
+_MASKS_GB = 0.25
 
 
 def embedded_digest(places: Places, role: str, domain: str) -> str:
@@ -50,6 +51,7 @@ class Scores:
         self._places = Places(root)
         self._params = params
         self._cache = cache
+        self._masks = MaskCache(cache.backbone.image_size, max_gb=_MASKS_GB)
         self._progress = progress
         self._cells: list[pd.DataFrame] = []
         self._images: list[pd.DataFrame] = []
@@ -75,7 +77,9 @@ class Scores:
                 f"the test data of {domain} has digest {found[:12]}, expected {digest[:12]} as embedded",
                 hint="samcl stream, which runs what became stale",
             )
-        frame = score_samples(segmenter, self._cache, self.samples(domain), self._params.evaluate, progress=report)
+        frame = score_samples(
+            segmenter, self._cache, self.samples(domain), self._params.evaluate, progress=report, masks=self._masks
+        )
         columns = {metric: frame[metric] for metric in SCORES}
         if step > 0:
             columns[SELECTOR_ACCURACY] = frame["module"] == expected_answer(domain, segmenter.names)

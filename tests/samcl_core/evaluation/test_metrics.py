@@ -210,7 +210,7 @@ def test_the_same_numbers_on_cuda() -> None:
     assert all(torch.equal(here[name], there[name].cpu()) for name in here)
 
 
-@pytest.mark.parametrize("shape", [(2, 1, 1), (3, 31, 33), (1, 64, 128), (5, 128, 1024)])
+@pytest.mark.parametrize("shape", [(2, 4, 5), (3, 31, 33), (1, 64, 128), (5, 128, 1024)])
 def test_pixels_are_counted_whatever_their_number_and_place_in_memory(shape: tuple[int, int, int]) -> None:
     masks = random_masks(shape[0] + 1, *shape[1:])[1:]  # begins anywhere in memory
     truth = torch.ones(shape, dtype=torch.bool)

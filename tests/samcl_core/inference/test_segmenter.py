@@ -14,7 +14,9 @@ from samcl_core.bank import Bank, Module
 from samcl_core.config import SelectorParams
 from samcl_core.errors import BackboneMismatch, PromptError, UsageError
 from samcl_core.inference import Prompt, Segmenter
+from samcl_core.inference.segmenter import stack_prompts
 from samcl_core.strategies import base_bank, extend_bank
+from samcl_core.training import resize_logits
 
 COLOURS = {"Red": (220, 30, 30), "Green": (30, 200, 60)}
 
@@ -116,6 +118,29 @@ def test_masks_have_the_size_of_their_image_whatever_the_prompts(segmenter: Segm
     answers = segmenter.predict(images, prompts, batch_size=2)
     assert [answer.mask.shape for answer in answers] == [(33, 70), (64, 64), (90, 20)]
     assert all(answer.mask.dtype == bool for answer in answers)
+
+
+@pytest.mark.parametrize("upsampling", ["bilinear", "nearest"])
+def test_images_of_one_size_are_enlarged_together_and_are_the_same(segmenter: Segmenter, upsampling: str) -> None:
+    sizes = [(33, 70), (64, 64), (33, 70), (1100, 990), (33, 70), (1100, 990)]
+    images = [picture((90, 90 + i, 9), i, *size) for i, size in enumerate(sizes)]
+    together = segmenter.predict(images, [POINTS] * 6, "Red", upsampling=upsampling)
+    prefix = segmenter.backbone.prefix(torch.stack([segmenter.backbone.preprocess(image) for image in images]))
+    masks, _ = segmenter.segment(prefix, stack_prompts([POINTS] * 6), "Red")
+    for row, (answer, size) in enumerate(zip(together, sizes, strict=True)):
+        enlarged = resize_logits(masks.logits[row : row + 1], size, upsampling)
+        assert np.array_equal(answer.mask, (enlarged[0, 0] >= 0).numpy())
+
+
+def test_one_module_in_memory_at_a_time_gives_the_same_answers(segmenter: Segmenter) -> None:
+    bounded = Segmenter(tiny_backbone(), segmenter.bank, modules_gb=1e-9)
+    names = ["Red", "plain", "Red", "Green", "Green", "plain", "Red"]
+    images = [picture(COLOURS.get(name, (20, 20, 200)), 500 + i) for i, name in enumerate(names)]
+    for size in (1, 2, 7):
+        expected = segmenter.predict(images, [POINTS] * 7, names, batch_size=size)
+        for answer, other in zip(bounded.predict(images, [POINTS] * 7, names, batch_size=size), expected, strict=True):
+            assert (answer.module, answer.score) == (other.module, other.score)
+            assert np.array_equal(answer.mask, other.mask)
 
 
 @pytest.mark.parametrize(
