@@ -14,7 +14,7 @@ from torch import Tensor
 from samcl_core.adapters import Adapter
 from samcl_core.adapters.base import gathered
 from samcl_core.backbones import AdapterSite, Prefix, Prompts
-from samcl_core.bank import stack_modules
+from samcl_core.bank import ModuleStack
 from samcl_core.inference import Prompt, Segmenter
 from samcl_core.speed.cases import Arm, Arms, Case, Setup
 from samcl_core.speed.evaluation import PER_IMAGE, Mixed, make_mixed
@@ -140,13 +140,17 @@ def _many(network: Network, setup: Setup) -> Arms:
 
 def _choosing(segmenter: Segmenter, adapter: Adapter, embedding: Tensor) -> Arm:
     assert segmenter.bank is not None
-    stack = {name: tensor.to(embedding.device) for name, tensor in stack_modules(segmenter.bank, adapter).items()}
+    stack = ModuleStack(segmenter.bank.modules, adapter, embedding.device)
     prompts = _random_prompts(_BATCH).to(embedding.device)
 
     def choose() -> Mapping[str, Tensor]:
         found: Mapping[str, Tensor] = {}
         for _ in range(_PASSES):
-            found = gathered(adapter, stack, prompts, segmenter.route(embedding).rows)
+            # As ``Segmenter.segment`` does it: each module of the batch once, then each image's own.
+            rows = segmenter.route(embedding).rows.tolist()
+            distinct = list(dict.fromkeys(rows))
+            index = torch.tensor([distinct.index(row) for row in rows], device=embedding.device)
+            found = gathered(adapter, stack.tensors(distinct), prompts, index)
         return found
 
     return choose
