@@ -75,7 +75,7 @@ def _reader(folder: Path) -> Arm:
 def _draw(setup: Setup) -> int:
     raw = setup.folder / "data" / "raw" / _DOMAIN
     rng = np.random.default_rng(0)
-    count = setup.size or 500
+    count = max(2, setup.size or 500)
     num_test = max(1, count // 5)
     for at in range(count):
         split = "test" if at < num_test else "train"

@@ -104,6 +104,13 @@ def test_evaluations_agree_on_modules_and_scores(tmp_path: Path, is_warm: bool) 
     assert arms.ours() == ours, "a second turn scores the same"
 
 
+def test_with_the_default_options_every_image_gets_a_module_in_both_arms(tmp_path: Path) -> None:
+    arms = evaluate_case(TINY, {}, ()).arms(Setup(tmp_path, 5))
+    ours, baseline = ([name for name, _ in arm()] for arm in (arms.ours, arms.baseline))
+    assert ours == baseline
+    assert "plain" not in ours
+
+
 def test_served_masks_agree(tmp_path: Path) -> None:
     arms = serve_case(TINY, "throughput", 4, (), REFERENCE).arms(Setup(tmp_path))
     ours, baseline = arms.ours(), arms.baseline()
