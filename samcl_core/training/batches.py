@@ -21,7 +21,7 @@ from samcl_core.training.draw_prompts import cosam_prompts
 from samcl_core.training.draws import stream_of
 from samcl_core.training.prefix_cache import PrefixCache
 
-__all__ = ["Batch", "ahead", "batches", "shares"]
+__all__ = ["Batch", "Chooser", "ahead", "batches", "shares"]
 
 T = TypeVar("T")
 
@@ -92,7 +92,9 @@ class Batch:
 class Chooser(Protocol):
     """The one method of ``Extra`` that batches are made with."""
 
-    def chosen(self, samples: Sequence[Sample], step: int) -> Sequence[Sample]: ...
+    def chosen(self, samples: Sequence[Sample], step: int) -> Sequence[Sample]:
+        """The samples of a step, as of ``Extra.chosen``."""
+        ...
 
 
 def batches(
