@@ -117,10 +117,14 @@ def check_tensors(adapter: Adapter, tensors: Mapping[str, Tensor], prompts: Prom
         BankError: tensors are missing or have other shapes than the adapter's.
         PromptError: ``index`` has another length than the prompts.
     """
+    shapes = tensors.columns.shapes if isinstance(tensors, StackedTensors) else None
     for name, shape in adapter.shapes().items():
-        if name not in tensors:
+        if name not in (tensors if shapes is None else shapes):
             raise BankError(f"module tensor {name} is missing, expected shape {shape}")
-        found = tuple(tensors[name].shape if index is None else tensors[name].shape[1:])
+        if shapes is not None:  # known without making a view of each
+            found = shapes[name]
+        else:
+            found = tuple(tensors[name].shape if index is None else tensors[name].shape[1:])
         if found != shape:
             raise BankError(f"module tensor {name} has shape {found}, expected {shape}")
     if index is not None and index.shape != (len(prompts),):

@@ -109,7 +109,8 @@ class Bank:
         files[SELECTOR_FILE] = tensor_bytes(_own(tensors))
         state, kept = ({}, {}) if self.state is None else self.state.state()
         files[STATE_FILE] = tensor_bytes(_own(kept))
-        sha256 = {path: hashlib.sha256(data).hexdigest() for path, data in sorted(files.items())}
+        known = {f"modules/{module.domain}/module.safetensors": module.tensors_sha256 for module in self.modules}
+        sha256 = {path: known.get(path) or hashlib.sha256(data).hexdigest() for path, data in sorted(files.items())}
         content = {
             "schema_version": SCHEMA_VERSION,
             "backbone": {"name": self.backbone, "sha256": self.backbone_sha256},

@@ -73,24 +73,29 @@ class Module:
             valid_domain_name(self.domain)
         except ValueError as exc:
             raise BankError(str(exc)) from exc
-        packed_shapes(self.tensors)
+        _ = self.shapes
 
     @cached_property
     def weights(self) -> dict[str, Tensor]:
         """What the adapter computes with: float32, by name. Every user of a module sees these, whoever stored it."""
         return unpack(self.tensors)
 
-    @property
+    @cached_property
     def shapes(self) -> dict[str, tuple[int, ...]]:
         """Name to shape of the weights, sorted by name; nothing is decoded for it."""
         return packed_shapes(self.tensors)
 
-    @property
+    @cached_property
     def digest(self) -> str:
         """sha256 over what the module does: domain, kind, settings, backbone, split, tensors; not over its history."""
-        record = self._record(tensor_bytes(self.tensors))
+        record = self._record(self.tensors_sha256)
         names = ("domain", "kind", "parameters", "backbone", "split", "tensors_sha256")
         return digest_json({"tensors": _table(self.tensors), **{name: record[name] for name in names}})
+
+    @cached_property
+    def tensors_sha256(self) -> str:
+        """sha256 of ``module.safetensors``."""
+        return hashlib.sha256(self._tensor_bytes).hexdigest()
 
     @property
     def num_weights(self) -> int:
@@ -103,10 +108,18 @@ class Module:
         Raises:
             BankError: metrics or parameters are not JSON values.
         """
-        data = tensor_bytes(self.tensors)
-        return {"module.json": json_bytes(self._record(data), f"module {self.domain}"), "module.safetensors": data}
+        return {"module.json": self._json_bytes, "module.safetensors": self._tensor_bytes}
 
-    def _record(self, data: bytes) -> dict[str, Any]:
+    # Both are known already where the module was read from its files: a bank of thousands is not written to be named.
+    @cached_property
+    def _tensor_bytes(self) -> bytes:
+        return tensor_bytes(self.tensors)
+
+    @cached_property
+    def _json_bytes(self) -> bytes:
+        return json_bytes(self._record(self.tensors_sha256), f"module {self.domain}")
+
+    def _record(self, tensors_sha256: str) -> dict[str, Any]:
         return {
             "schema_version": SCHEMA_VERSION,
             "domain": self.domain,
@@ -118,7 +131,7 @@ class Module:
             "seed": self.seed,
             "code": self.code,
             "metrics": self.metrics,
-            "tensors_sha256": hashlib.sha256(data).hexdigest(),
+            "tensors_sha256": tensors_sha256,
         }
 
     def save(self, folder: Path) -> None:
@@ -175,7 +188,7 @@ class Module:
             raise IntegrityError(f"{what} lists other tensors than module.safetensors holds")
         names = ("domain", "kind", "parameters", "split", "data_digest", "seed", "code", "metrics")
         try:
-            return Module(
+            module = Module(
                 **{name: record[name] for name in names},
                 backbone=record["backbone"]["name"],
                 backbone_sha256=record["backbone"]["sha256"],
@@ -183,6 +196,10 @@ class Module:
             )
         except BankError as exc:
             raise IntegrityError(f"{what}: {exc.message}") from exc
+        module.__dict__.update(
+            _json_bytes=files["module.json"], _tensor_bytes=files["module.safetensors"], tensors_sha256=found
+        )
+        return module
 
 
 def _table(tensors: Mapping[str, Tensor]) -> dict[str, Any]:

@@ -13,12 +13,13 @@ import torch
 from torch import Tensor
 
 from samcl_core.adapters.base import Adapter, build_adapter
+from samcl_core.adapters.stacked import StackedTensors
 from samcl_core.backbones.base import FRAME_PX, Backbone, Masks, Prefix, PrefixPlan, Prompts, SuffixHooks
 from samcl_core.backbones.build import load_backbone
 from samcl_core.bank import Bank, ModuleStack
 from samcl_core.config import BackboneParams
 from samcl_core.domains import Sample
-from samcl_core.errors import PromptError, UsageError
+from samcl_core.errors import BankError, PromptError, UsageError
 from samcl_core.inference.ahead import in_advance
 from samcl_core.inference.enlarging import by_size, enlarged_masks
 from samcl_core.inference.queries import QueryCache
@@ -205,15 +206,30 @@ class Segmenter:
         routing = self._routing(prefix, module, query)
         return self.backbone.suffix(prefix, prompts, self._hooks(routing.names, prompts)), routing
 
-    def _hooks(self, names: Sequence[str], prompts: Prompts) -> SuffixHooks | None:
-        """What the named modules do; of one module alone its own tensors, and ``None`` where all are plain."""
-        distinct = list(dict.fromkeys(names))
-        if self._adapter is None or self._stack is None or distinct == [PLAIN]:
-            return None
+    def gather(self, names: Sequence[str]) -> tuple[StackedTensors, Tensor]:
+        """What ``Adapter.hooks`` needs for a batch: the tensors of its distinct modules, and (B,) each sample's row.
+
+        Args:
+            names: ``plain`` or a domain of the bank for each sample, at least one.
+
+        Raises:
+            BankError: there is no bank, or it has no modules.
+        """
+        if self._stack is None:
+            raise BankError("there are no modules to gather, the segmenter is the plain backbone")
+        distinct = {name: position for position, name in enumerate(dict.fromkeys(names))}
         tensors = self._stack.tensors([self._rows[name] for name in distinct])
-        if len(distinct) == 1:
-            return self._adapter.hooks(tensors.row(0), prompts)
-        index = torch.tensor([distinct.index(name) for name in names], device=prompts.points.device)
+        if len(distinct) == len(names):
+            return tensors, tensors.everything()
+        return tensors, torch.tensor([distinct[name] for name in names], device=self.backbone.device)
+
+    def _hooks(self, names: Sequence[str], prompts: Prompts) -> SuffixHooks | None:
+        """What the named modules do; ``None`` where all are plain."""
+        if self._adapter is None or self._stack is None or all(name == PLAIN for name in names):
+            return None
+        if all(name == names[0] for name in names):
+            return self._adapter.hooks(self._stack.tensors([self._rows[names[0]]]).row(0), prompts)
+        tensors, index = self.gather(names)
         return self._adapter.hooks(tensors, prompts, index)
 
     def is_looking(self, module: str | Sequence[str] = AUTO) -> bool:

@@ -95,6 +95,8 @@ def test_rows_of_a_batch_are_picked_as_from_plain_stacked_tensors() -> None:
     expected = gathered(ADAPTER, dict(tensors), prompts, index)
     assert set(found) == set(expected)
     assert all(torch.equal(found[name], expected[name]) for name in expected)
+    alike = gathered(ADAPTER, tensors, Prompts(torch.zeros(3, 1, 2), torch.ones(3, 1).long()), tensors.everything())
+    assert all(torch.equal(alike[name], tensors[name]) for name in expected)
     alone = tensors.row(1)
     assert all(torch.equal(alone[name], modules[0].weights[name]) for name in alone)
 
