@@ -181,9 +181,10 @@ def _assemble(folder: Path, contents: Contents) -> Bank:
         )
         for name in record["domains"]
     )
-    selector = load_selector(record["selector"], parse_tensors(files[SELECTOR_FILE], f"{folder}/{SELECTOR_FILE}"))
     kept = parse_tensors(files[STATE_FILE], f"{folder}/{STATE_FILE}")
     state = load_state(record["state"], kept) if record["state"] else None
+    own = parse_tensors(files[SELECTOR_FILE], f"{folder}/{SELECTOR_FILE}")
+    selector = load_selector(record["selector"], own, state)
     backbone = record["backbone"]
     try:
         bank = Bank(backbone["name"], backbone["sha256"], modules, selector, state, record["lineage"])

@@ -53,7 +53,7 @@ class Selector(Protocol):
         ...
 
     def state(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
-        """JSON values and tensors that ``load_selector`` needs to build it again."""
+        """JSON values and tensors ``load_selector`` builds it from; ``gaussian`` needs the bank's state, too."""
         ...
 
 

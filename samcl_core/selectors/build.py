@@ -29,7 +29,6 @@ _Values = Mapping[str, Any]
 _Tensors = Mapping[str, Tensor]
 _SELECTORS: dict[str, Callable[[_Values, _Tensors], Selector]] = {
     MlpSelector.kind: MlpSelector.from_state,
-    GaussianSelector.kind: GaussianSelector.from_state,
     TokenSelector.kind: TokenSelector.from_state,
 }
 _STATES: dict[str, Callable[[_Values, _Tensors], SelectorState]] = {
@@ -106,8 +105,16 @@ def fit_selector(
     return fit_state(state, params, seed)
 
 
-def load_selector(state_json: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Selector:
+def load_selector(
+    state_json: Mapping[str, Any], tensors: Mapping[str, Tensor], state: SelectorState | None = None
+) -> Selector:
     """The selector that ``Selector.state`` came from.
+
+    Args:
+        state_json: the JSON values.
+        tensors: the tensors.
+        state: what is kept for the next fit. The kind ``gaussian`` has no tensors of its own and reads its classes
+            there; there may be more of them than the selector knows.
 
     Raises:
         BankError: an unknown kind.
@@ -116,9 +123,12 @@ def load_selector(state_json: Mapping[str, Any], tensors: Mapping[str, Tensor]) 
     kind = state_json.get("kind")
     if kind == PlainSelector.kind:
         return PlainSelector()
-    if kind not in _SELECTORS:
-        raise BankError(f"selector kind is {kind!r}, expected one of {['plain', *_SELECTORS]}", hint="upgrade samcl")
+    if kind not in (*_SELECTORS, GaussianSelector.kind):
+        expected = ["plain", GaussianSelector.kind, *_SELECTORS]
+        raise BankError(f"selector kind is {kind!r}, expected one of {expected}", hint="upgrade samcl")
     try:
+        if kind == GaussianSelector.kind:
+            return GaussianSelector.from_state(state_json, state)
         return _SELECTORS[kind](state_json, tensors)
     except (KeyError, TypeError, ValueError) as exc:
         raise IntegrityError(f"the {kind} selector is not whole: {exc!r}") from exc

@@ -18,6 +18,8 @@ _PRIOR_SPREAD = 0.5
 _PRIOR_DOF = 3
 _MIN_SHARE = 0.1
 """A class of near-copies keeps at least this share of the typical squared distance of all classes."""
+_FEW, _NUM_DIRECT = 32, 4
+"""Up to so many classes all distances are summed from differences; of more classes those to an image's nearest four."""
 
 
 class NoveltyGate:
@@ -30,7 +32,9 @@ class NoveltyGate:
     def __init__(self, means: Tensor, whiten: Tensor, thresholds: Tensor) -> None:
         """Take (K, C) means, (C, C) whitening matrix and (K,) distances; float32 is enough, arithmetic is float64."""
         self.means, self.whiten, self.thresholds = means.double(), whiten.double(), thresholds.double()
-        self._centres = self.means @ self.whiten.T
+        # One point amid the classes, the same in every order of arrival, and not moved by a class far away.
+        self._origin = self.means.median(0).values
+        self._centres = (self.means - self._origin) @ self.whiten.T
 
     @staticmethod
     def fit(classes: Mapping[str, Tensor], quantile: float) -> NoveltyGate | None:
@@ -67,14 +71,21 @@ class NoveltyGate:
 
     def distances(self, embeddings: Tensor) -> Tensor:
         """(B, C) to (B, K) float64 Mahalanobis distances to every class mean."""
-        points = embeddings.double() @ self.whiten.T
-        # Differences, not the expanded square, which cancels where classes lie close together and far from zero.
-        return torch.cdist(points, self._centres, compute_mode="donot_use_mm_for_euclid_dist")
+        points = (embeddings.double() - self._origin) @ self.whiten.T
+        if len(self._centres) <= _FEW:
+            return torch.cdist(points, self._centres, compute_mode="donot_use_mm_for_euclid_dist")
+        norms = self._centres.square().sum(1) + points.square().sum(1, keepdim=True)
+        squares = torch.addmm(norms, points, self._centres.T, alpha=-2).clamp_min_(0)
+        # The expanded square is one product of matrices, and cancels where a class is close: those are measured again.
+        nearest = squares.topk(_NUM_DIRECT, largest=False, sorted=False).indices
+        exact = [(points - self._centres[column]).square().sum(1) for column in nearest.T]
+        return squares.scatter_(1, nearest, torch.stack(exact, 1)).sqrt()
 
     def to(self, device: Any) -> NoveltyGate:
         """Move the tensors; returns itself."""
         self.means, self.whiten = self.means.to(device), self.whiten.to(device)
         self.thresholds, self._centres = self.thresholds.to(device), self._centres.to(device)
+        self._origin = self._origin.to(device)
         return self
 
     def tensors(self) -> dict[str, Tensor]:

@@ -9,7 +9,15 @@ from statistics import NormalDist
 import torch
 from torch import Tensor
 
-__all__ = ["MIN_INTENSITY", "Shrunk", "chi2_quantile", "normal_bound", "shrink", "student_quantile"]
+__all__ = [
+    "MIN_INTENSITY",
+    "Shrunk",
+    "chi2_quantile",
+    "normal_bound",
+    "shrink",
+    "student_quantile",
+    "whitening",
+]
 
 MIN_INTENSITY = 0.01
 """Least share of the isotropic target: directions in which a few embeddings never vary must not get all the weight."""
@@ -20,25 +28,48 @@ class Shrunk:
     """A shrunk covariance as its inverse Cholesky factor.
 
     Attributes:
-        whiten: (C, C) float64; squared Mahalanobis distance of a residual r is ``|whiten @ r|^2``.
+        whiten: (C, C) float64 of ``whitening``; squared Mahalanobis distance of a residual r is ``|whiten @ r|^2``.
         intensity: share of the isotropic target, 0 to 1.
         dof: number of embeddings minus number of classes.
+        floor: variance that the isotropic target adds in every direction.
     """
 
     whiten: Tensor
     intensity: float
     dof: int
+    floor: float
+
+    @property
+    def scale(self) -> float:
+        """What the scatter is multiplied with."""
+        return (1 - self.intensity) / self.dof
 
     def distance2(self, residuals: Tensor) -> Tensor:
         """(n, C) float64 residuals to (n,) squared Mahalanobis distances."""
         return (residuals @ self.whiten.T).square().sum(1)
 
-    def unseen(self, inside: float) -> float:
+    def unseen(self, inside: float, fitted: float | None = None) -> float:
         """Mean squared distance of a class's next images, from that of the images which this covariance was made of.
 
-        The mean over images left out (Sherman and Morrison, see ``held_out_distance2``), up to four times as much.
+        The mean over images left out (Sherman and Morrison, see ``held_out_distance2``), up to four times as much. An
+        image left out takes away only what the covariance holds of it.
+
+        Args:
+            inside: mean squared distance of the images.
+            fitted: the part of it along axes that the covariance was fitted to; ``None`` for all of it.
         """
-        return inside / max(1 - (1 - self.intensity) / self.dof * inside, 0.25)
+        part = inside if fitted is None else min(fitted, inside)
+        lever = min(self.scale * part, 0.75)
+        return inside + part * lever / (1 - lever)
+
+
+def whitening(scatter: Tensor, scale: float, floor: float) -> Tensor:
+    """Inverse Cholesky factor (C, C) of ``scale * scatter + floor * identity``; all float64, ``floor`` > 0."""
+    covariance = scale * scatter
+    covariance.diagonal().add_(floor)
+    eye = torch.eye(len(scatter), dtype=torch.float64)
+    root: Tensor = torch.linalg.solve_triangular(torch.linalg.cholesky(covariance), eye, upper=False)
+    return root
 
 
 def shrink(scatter: Tensor, num: int, num_classes: int, fourth: float, least: float = MIN_INTENSITY) -> Shrunk | None:
@@ -62,11 +93,8 @@ def shrink(scatter: Tensor, num: int, num_classes: int, fourth: float, least: fl
     spread = second / size - (trace / num / size) ** 2
     error = (fourth / num - second) / num / size
     intensity = min(max(error / spread, least), 1.0) if spread > 0 else 1.0
-    covariance = (1 - intensity) * scatter / dof
-    covariance.diagonal().add_(intensity * trace / dof / size)
-    factor = torch.linalg.cholesky(covariance)
-    eye = torch.eye(size, dtype=torch.float64)
-    return Shrunk(torch.linalg.solve_triangular(factor, eye, upper=False), intensity, dof)
+    scale, floor = (1 - intensity) / dof, intensity * trace / dof / size
+    return Shrunk(whitening(scatter, scale, floor), intensity, dof, floor)
 
 
 def student_quantile(quantile: float, dof: int) -> float:

@@ -1,8 +1,9 @@
-"""What the Gaussian selector remembers of each class: sums that do not depend on the order in which domains arrive."""
+"""What the Gaussian selector remembers of each class, from that class alone: the order of arrival cannot matter."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -11,20 +12,23 @@ from torch import Tensor
 
 from samcl_core.errors import BankError, IntegrityError
 from samcl_core.selectors.choosing import derived_seed
-from samcl_core.selectors.compact import FixedPoint, pack_rows, unpack_rows
+from samcl_core.selectors.compact import pack_scaled_rows, unpack_scaled_rows
 from samcl_core.selectors.keeping import check_new, json_size, learnt, stored_bytes
 from samcl_core.selectors.novelty import held_out_bound, held_out_distance2
 from samcl_core.selectors.shrinkage import normal_bound, shrink
 
-__all__ = ["NUM_SKETCHES", "STATE_VERSION", "ClassSummary", "Statistics", "pair_moment"]
+__all__ = ["NUM_AXES", "NUM_SKETCHES", "STATE_VERSION", "ClassSummary", "Moments", "Statistics"]
 
-NUM_SKETCHES = 6
-"""Vectors a class keeps in place of its covariance. With the mean they take 11 bytes a channel."""
-STATE_VERSION = 2
+NUM_AXES = 16
+"""Principal axes that a class keeps of its covariance."""
+NUM_SKETCHES = 4
+"""Vectors it keeps in place of all further axes. With axes and mean they take 25 bytes a channel."""
+STATE_VERSION = 3
 
 _NUM_TRIES = 64
 _LARGEST = 2.0**60
 _ROUNDING = 2.0**-40
+_SMALLEST = 1e-300
 
 
 _TAIL_INTENSITY = 0.5
@@ -40,8 +44,11 @@ class ClassSummary:
     Attributes:
         num: how many embeddings.
         mean: (C,) float32.
-        sketch: (``NUM_SKETCHES`` + 1, C) int8 of ``pack_rows``: vectors whose mean outer product is, in expectation,
-            the covariance of the class.
+        rows: (``NUM_AXES`` + ``NUM_SKETCHES`` + 1, C) int8 of ``pack_scaled_rows``: the principal axes of the class,
+            each as long as its standard deviation and the longest first, then vectors whose mean outer product is, in
+            expectation, what the axes leave of the covariance.
+        lengths: (``NUM_AXES`` + ``NUM_SKETCHES``,) float32 of these rows.
+        rest: mean variance of the directions beside the axes.
         fourth: sum of |residual|^4.
         tail: how much further out the class's own held-out images lie than a normal distribution says (ratio of
             squared distances at the novelty quantile, under the class's own covariance); 0 when too few to know.
@@ -49,18 +56,20 @@ class ClassSummary:
 
     num: int
     mean: Tensor
-    sketch: Tensor
+    rows: Tensor
+    lengths: Tensor
+    rest: float
     fourth: float
     tail: float
 
     @property
     def nbytes(self) -> int:
-        """Bytes of mean, sketch and the three numbers."""
-        return self.mean.nbytes + self.sketch.nbytes + 3 * 8
+        """Bytes of mean, rows, their lengths and the four numbers."""
+        return self.mean.nbytes + self.rows.nbytes + self.lengths.nbytes + 4 * 8
 
     @staticmethod
-    def of(embeddings: Tensor, quantile: float, seed: int) -> tuple[ClassSummary, FixedPoint]:
-        """Summary and scatter of (n, C) embeddings.
+    def of(embeddings: Tensor, quantile: float, seed: int) -> ClassSummary:
+        """Summary of (n, C) embeddings; ``seed`` draws the signs of the sketches.
 
         Raises:
             BankError: a value is beyond 2^60.
@@ -73,41 +82,58 @@ class ClassSummary:
         residuals = rows - mean
         if float(residuals.abs().max()) <= _ROUNDING * max(largest, _ROUNDING):
             residuals = torch.zeros_like(residuals)
-        scatter = residuals.T @ residuals
         fourth = float(residuals.square().sum(1).square().sum())
-        sketch, tail = _sketch_and_tail(residuals, scatter, fourth, quantile, seed)
-        return ClassSummary(len(rows), mean.float(), pack_rows(sketch), fourth, tail), FixedPoint.of(scatter)
+        kept, rest, tail = _spread_and_tail(residuals, fourth, quantile, seed)
+        packed, lengths = pack_scaled_rows(kept)
+        return ClassSummary(len(rows), mean.float(), packed, lengths, rest, fourth, tail)
+
+    def scatter_parts(self) -> tuple[Tensor, float]:
+        """Rows (``NUM_AXES``, C) float64 and a variance. The sum of r r^T over the embeddings is that of a a^T over the
+        rows and the variance in every direction: probabilistic PCA (Tipping and Bishop 1999), each axis keeps its own.
+        """
+        axes = unpack_scaled_rows(self.rows, self.lengths)[:NUM_AXES]
+        variances = self.lengths[:NUM_AXES].double().square().clamp_min(_SMALLEST)
+        shares = (1 - self.rest / variances).clamp_min(0)
+        return axes * ((self.num - 1) * shares).sqrt()[:, None], self.rest * (self.num - 1)
 
 
-def _sketch_and_tail(
-    residuals: Tensor, scatter: Tensor, fourth: float, quantile: float, seed: int
-) -> tuple[Tensor, float]:
-    """Sketch vectors (S, C) of a class, and its tail.
+def _spread_and_tail(residuals: Tensor, fourth: float, quantile: float, seed: int) -> tuple[Tensor, float, float]:
+    """Axes and sketches (``NUM_AXES`` + ``NUM_SKETCHES``, C) of a class, the rest beside its axes, and its tail.
 
-    A sketch is a sum of the principal axes of the class, each as long as its standard deviation and with a random sign.
-    Its squared length under any metric that has the same axes is exactly the trace, whatever the signs (random
+    A sketch is a sum of further principal axes, each as long as its standard deviation and with a random sign. Its
+    squared length under any metric that has the same axes is exactly their trace, whatever the signs (random
     combinations of residuals are off by sqrt(2 / S / degrees of freedom)); other metrics add their off-diagonal part.
     Of some draws the one is kept whose pairs of sketches also tell the second moment best under the class's own metric.
     """
+    scatter = residuals.T @ residuals
+    dim = len(scatter)
+    kept = residuals.new_zeros(NUM_AXES + NUM_SKETCHES, dim)
     own = shrink(scatter, len(residuals), 1, fourth, _TAIL_INTENSITY)
     if own is None:
-        return residuals.new_zeros(NUM_SKETCHES, residuals.shape[1]), 0.0
+        return kept, 0.0, 0.0
     variances, axes = _principal(residuals, scatter)
-    spread = variances / (
-        (1 - own.intensity) * variances + own.intensity * float(scatter.trace()) / own.dof / len(scatter)
-    )
+    spread = variances / (own.scale * (len(residuals) - 1) * variances + own.floor)
+    kept[: min(NUM_AXES, len(axes))] = axes[:NUM_AXES]
+    if len(axes) > NUM_AXES:
+        kept[NUM_AXES:] = _sketches(axes[NUM_AXES:], spread[NUM_AXES:], seed)
     first, second = float(spread.sum()), float(spread.square().sum())
-    generator = torch.Generator().manual_seed(seed)
-    signs = torch.randint(0, 2, (_NUM_TRIES, NUM_SKETCHES, len(variances)), generator=generator).double() * 2 - 1
-    grams = (signs * spread) @ signs.mT
-    best = int((pair_moment(grams) - second).abs().argmin())
     held_out = held_out_distance2(residuals, own)
     expected = normal_bound(own.unseen(first), first**2 / second, quantile)
-    return signs[best] @ axes, max(held_out_bound(held_out, quantile, held_out) / expected, 1.0)
+    tail = max(held_out_bound(held_out, quantile, held_out) / expected, 1.0)
+    return kept, float(variances[NUM_AXES:].sum()) / max(dim - NUM_AXES, 1), tail
+
+
+def _sketches(axes: Tensor, spread: Tensor, seed: int) -> Tensor:
+    """(``NUM_SKETCHES``, C) sums of (R, C) axes, whose variances under the class's own metric are ``spread``."""
+    generator = torch.Generator().manual_seed(seed)
+    signs = torch.randint(0, 2, (_NUM_TRIES, NUM_SKETCHES, len(axes)), generator=generator).double() * 2 - 1
+    grams = (signs * spread) @ signs.mT
+    best = int((_pair_moment(grams) - float(spread.square().sum())).abs().argmin())
+    return signs[best] @ axes
 
 
 def _principal(residuals: Tensor, scatter: Tensor) -> tuple[Tensor, Tensor]:
-    """Variances (R,) and axes (R, C) with the length of the standard deviation, from the smaller of two matrices."""
+    """Variances (R,), largest first, and axes (R, C) as long as their roots, from the smaller of two matrices."""
     num, dim = residuals.shape
     if num < dim:
         values, vectors = torch.linalg.eigh(residuals @ residuals.T)
@@ -115,10 +141,10 @@ def _principal(residuals: Tensor, scatter: Tensor) -> tuple[Tensor, Tensor]:
     else:
         values, vectors = torch.linalg.eigh(scatter)
         axes = values.clamp_min(0).sqrt()[:, None] * vectors.T
-    return values.clamp_min(0) / (num - 1), axes / (num - 1) ** 0.5
+    return values.clamp_min(0).flip(0) / (num - 1), axes.flip(0) / (num - 1) ** 0.5
 
 
-def pair_moment(grams: Tensor) -> Tensor:
+def _pair_moment(grams: Tensor) -> Tensor:
     """Mean squared inner product of two different sketches, which estimates tr(M^2): (..., S, S) to (...)."""
     num = grams.shape[-1]
     own = grams.diagonal(dim1=-2, dim2=-1).square().sum(-1)
@@ -126,20 +152,33 @@ def pair_moment(grams: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True)
+class Moments:
+    """Of some classes, with M the covariance of a class in one metric; (K,) float64 each.
+
+    Attributes:
+        first: tr(M), the mean squared distance of an image from the mean of its class.
+        second: tr(M^2).
+        fitted: the part of ``first`` that lies along the kept axes.
+    """
+
+    first: Tensor
+    second: Tensor
+    fitted: Tensor
+
+
+@dataclass(frozen=True)
 class Statistics:
-    """State of the Gaussian selector: a summary a class, and one scatter matrix for all of them.
+    """State of the Gaussian selector: a summary a class, and nothing beside them.
 
     Attributes:
         classes: name to summary.
         natural: names of the classes without a module.
-        scatter: sum over classes of the scatter around the class mean; ``None`` without classes.
         quantile: the novelty quantile that the tails were measured at.
     """
 
     quantile: float
     classes: dict[str, ClassSummary] = field(default_factory=dict)
     natural: tuple[str, ...] = ()
-    scatter: FixedPoint | None = None
 
     kind = "gaussian"
 
@@ -154,12 +193,12 @@ class Statistics:
         return learnt(self.classes, self.natural)
 
     def class_bytes(self, name: str) -> int:
-        """Bytes that class ``name`` takes in the stored state: mean, sketch, numbers and its name."""
+        """Bytes that class ``name`` takes in the stored state: mean, axes, sketches, numbers and its name."""
         return self.classes[name].nbytes + json_size(name) * (2 if name in self.natural else 1)
 
     @property
     def shared_bytes(self) -> int:
-        """Bytes of the stored state beside those of the classes: nearly all of them are the one scatter matrix."""
+        """Bytes of the stored state beside those of the classes: headers and punctuation."""
         return stored_bytes(*self.state()) - sum(map(self.class_bytes, self.classes))
 
     def added(self, name: str, embeddings: Tensor, *, seed: int, is_natural: bool = False) -> Statistics:
@@ -169,14 +208,36 @@ class Statistics:
             BankError: the class is already there, or the embeddings do not fit.
         """
         check_new(name, embeddings, self.classes, self.dim)
-        summary, scatter = ClassSummary.of(embeddings, self.quantile, derived_seed(seed, "sketch", name))
+        summary = ClassSummary.of(embeddings, self.quantile, derived_seed(seed, "sketch", name))
         natural = (*self.natural, name) if is_natural else self.natural
-        total = scatter if self.scatter is None else self.scatter + scatter
-        return replace(self, classes={**self.classes, name: summary}, natural=natural, scatter=total)
+        return replace(self, classes={**self.classes, name: summary}, natural=natural)
 
-    def sketches(self, names: list[str]) -> Tensor:
-        """(K, S, C) float64 sketch vectors of some classes, at least one."""
-        return unpack_rows(torch.stack([self.classes[name].sketch for name in names]))
+    def scatter(self, names: Collection[str]) -> Tensor:
+        """(C, C) float64, the sum of r r^T over the embeddings of some classes, at least one, r being the residual from
+        the class mean: exact along the kept axes, and the same variance in all other directions.
+
+        The order of ``names`` does not change a bit.
+        """
+        parts = [self.classes[name].scatter_parts() for name in sorted(names)]
+        axes = torch.cat([axes for axes, _ in parts])
+        total = axes.T @ axes
+        total.diagonal().add_(math.fsum(rest for _, rest in parts))
+        return total
+
+    def moments(self, names: Sequence[str], whiten: Tensor) -> Moments:
+        """Moments of some classes, at least one, in the metric whose (C, C) float64 root ``whiten`` is."""
+        classes = [self.classes[name] for name in names]
+        rows = unpack_scaled_rows(torch.stack([c.rows for c in classes]), torch.stack([c.lengths for c in classes]))
+        whitened = rows @ whiten.T
+        grams = whitened @ whitened.mT
+        axes, cross, rest = (
+            grams[:, :NUM_AXES, :NUM_AXES],
+            grams[:, :NUM_AXES, NUM_AXES:],
+            grams[:, NUM_AXES:, NUM_AXES:],
+        )
+        fitted = axes.diagonal(dim1=1, dim2=2).sum(1)
+        second = axes.square().sum((1, 2)) + 2 * cross.square().sum(1).mean(1) + _pair_moment(rest)
+        return Moments(fitted + rest.diagonal(dim1=1, dim2=2).mean(1), second, fitted)
 
     def state(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
         """JSON values and tensors for storage. Names are in the order of arrival, rows of tensors in that of names."""
@@ -186,17 +247,16 @@ class Statistics:
             "quantile": self.quantile,
             "natural": list(self.natural),
             "classes": list(self.classes),
-            "levels": [] if self.scatter is None else sorted(self.scatter.levels),
         }
-        if self.scatter is None:
+        if not self.classes:
             return values, {}
         ordered = [self.classes[name] for name in sorted(self.classes)]
-        tensors = {
+        return values, {
             "means": torch.stack([c.mean for c in ordered]),
-            "sketches": torch.stack([c.sketch for c in ordered]),
-            "numbers": torch.tensor([[c.num, c.fourth, c.tail] for c in ordered], dtype=torch.float64),
+            "rows": torch.stack([c.rows for c in ordered]),
+            "lengths": torch.stack([c.lengths for c in ordered]),
+            "numbers": torch.tensor([[c.num, c.rest, c.fourth, c.tail] for c in ordered], dtype=torch.float64),
         }
-        return values, tensors | {f"scatter.{k}": self.scatter.levels[k] for k in sorted(self.scatter.levels)}
 
     @staticmethod
     def from_state(values: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Statistics:
@@ -214,20 +274,19 @@ class Statistics:
         names, quantile, natural = values["classes"], float(values["quantile"]), tuple(values["natural"])
         if not names:
             return Statistics(quantile)
-        means, sketches, numbers = tensors["means"], tensors["sketches"], tensors["numbers"]
-        dim = means.shape[-1]
-        levels = {int(level): tensors[f"scatter.{level}"] for level in values["levels"]}
+        means, rows, lengths, numbers = (tensors[key] for key in ("means", "rows", "lengths", "numbers"))
+        num, dim, kept = len(names), means.shape[-1], NUM_AXES + NUM_SKETCHES
         _check_shapes(
-            (means, (len(names), dim), torch.float32),
-            (sketches, (len(names), NUM_SKETCHES + 1, dim), torch.int8),
-            (numbers, (len(names), 3), torch.float64),
-            *((values, (dim * (dim + 1) // 2,), torch.int64) for values in levels.values()),
+            (means, (num, dim), torch.float32),
+            (rows, (num, kept + 1, dim), torch.int8),
+            (lengths, (num, kept), torch.float32),
+            (numbers, (num, 4), torch.float64),
         )
         found = {
-            name: ClassSummary(int(num), means[row], sketches[row], fourth, tail)
-            for row, (name, (num, fourth, tail)) in enumerate(zip(sorted(names), numbers.tolist(), strict=True))
+            name: ClassSummary(int(count), means[row], rows[row], lengths[row], *others)
+            for row, (name, (count, *others)) in enumerate(zip(sorted(names), numbers.tolist(), strict=True))
         }
-        return Statistics(quantile, {name: found[name] for name in names}, natural, FixedPoint(dim, levels))
+        return Statistics(quantile, {name: found[name] for name in names}, natural)
 
 
 def _check_shapes(*expected: tuple[Tensor, tuple[int, ...], torch.dtype]) -> None:

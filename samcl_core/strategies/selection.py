@@ -93,8 +93,8 @@ def bank_of(state: State, context: Context) -> Bank:
         IntegrityError: parts of the state are missing.
     """
     try:
-        selector = load_selector(state.values["selector"], _under(state.model, _SELECTOR))
         kept = load_state(state.values["state"], state.memory)
+        selector = load_selector(state.values["selector"], _under(state.model, _SELECTOR), kept)
         modules = [
             _as_module(name, _under(state.model, f"modules/{name}/"), state.values["modules"][name], context)
             for name in state.tasks

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from samcl_core.selectors import NoveltyGate
 from samcl_core.selectors.novelty import held_out_bound, held_out_distance2
-from samcl_core.selectors.shrinkage import MIN_INTENSITY, chi2_quantile, shrink, student_quantile
+from samcl_core.selectors.shrinkage import MIN_INTENSITY, Shrunk, chi2_quantile, shrink, student_quantile
 
 Draw = Callable[..., Tensor]
 
@@ -63,6 +63,16 @@ def test_held_out_distances_equal_really_leaving_each_one_out(draw: Draw) -> Non
         expected.append(away @ torch.linalg.solve(covariance, away))
     torch.testing.assert_close(held_out_distance2(residuals, shared), torch.stack(expected))
     assert held_out_distance2(residuals[:1], shared).shape == (0,)
+
+
+def test_unseen_images_are_farther_by_what_was_fitted_to_the_seen_ones() -> None:
+    shared = Shrunk(torch.eye(4), 0.2, 20, 0.1)
+    assert shared.scale == pytest.approx(0.04)
+    assert shared.unseen(10.0) == pytest.approx(10 / (1 - 0.4))
+    assert shared.unseen(10.0, 5.0) == pytest.approx(10 + 0.04 * 25 / (1 - 0.2))
+    assert shared.unseen(10.0, 0.0) == 10
+    assert shared.unseen(10.0, 12.0) == shared.unseen(10.0)
+    assert shared.unseen(100.0) == pytest.approx(400)
 
 
 @pytest.mark.parametrize(
