@@ -199,6 +199,30 @@ class TestStep:
         assert values["stage"] == "report"
         assert values["summary"]["iou/samcl_aa"] == pytest.approx(0.825)
 
+    def test_torchrun_is_for_training(self, samcl: Samcl, filled: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        assert samcl("-C", filled, "init", "--refresh")[0] == 0
+        monkeypatch.setenv("TORCHELASTIC_RUN_ID", "x")
+        code, _, err = samcl("-C", filled, "step", "report")
+        assert code == 2
+        assert err == "error: step report runs in one process, found torchrun\nnext: samcl step report\n"
+
+    @pytest.mark.slow
+    def test_torchrun_trains_one_module(self, samcl: Samcl, tmp_path: Path) -> None:
+        write_domain(tmp_path / "data" / "raw" / "Polyps", "polyp", 5, 2, 64, 0)
+        (tmp_path / "dvc.yaml").touch()
+        (tmp_path / "params.yaml").write_text(
+            "backbone: {name: tiny}\ntrain: {epochs: 2, batch_size: 4}\ndomains: {Polyps: {}}\nmodules: {Polyps: {}}\n"
+        )
+        assert samcl("-C", tmp_path, "init", "--refresh")[0] == 0
+        for stage in ("ingest", "points"):
+            assert samcl("-C", tmp_path, "step", stage, "Polyps")[0] == 0
+        group = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+        command = [*group, "-m", "flows.cli", "-C", str(tmp_path), "step", "train", "Polyps"]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+        assert done.returncode == 0, done.stderr
+        assert done.stdout.count("train Polyps: module=") == 1, "one of the processes speaks"
+        assert (tmp_path / "modules" / "Polyps" / "module.safetensors").is_file()
+
     def test_data_steps_do_without_torch(self, samcl: Samcl, tmp_path: Path) -> None:
         write_domain(tmp_path / "data" / "raw" / "Polyps", "polyp", 3, 2, 64, 0)
         (tmp_path / "dvc.yaml").touch()

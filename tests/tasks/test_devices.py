@@ -173,6 +173,13 @@ def test_nothing_is_chosen_where_there_is_no_choice(
         assert (slot.device, slot.environment, slot.handles) == (None, {}, ())
 
 
+def test_a_training_of_several_processes_sees_all_devices(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "5,7,8")
+    params = parse_params({"train": {"processes": 2}, "pipeline": {"gpus": 2}})
+    with slot_of("train@A", params) as slot:
+        assert (slot.device, slot.environment, slot.handles) == (None, {"CUDA_VISIBLE_DEVICES": "5,7"}, ())
+
+
 def test_steps_side_by_side_run_on_their_own_devices(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from tasks.steps import run_stage
 
