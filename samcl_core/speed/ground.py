@@ -22,7 +22,7 @@ from samcl_core.config import PROFILES, BackboneParams, SelectorParams
 from samcl_core.domains import Sample
 from samcl_core.files import sha256_file
 from samcl_core.progress import Progress, silent
-from samcl_core.selectors import fit_selector
+from samcl_core.selectors import empty_state, fit_state
 from samcl_core.speed.cases import Setup
 from samcl_core.stages.machine import cache_dtype
 from samcl_core.training import PrefixCache
@@ -121,6 +121,7 @@ def bank_of(
     adapter: Adapter,
     classes: Mapping[str, Tensor],
     profile: str,
+    progress: Progress = silent,
 ) -> tuple[Bank, dict[str, ModuleTensors]]:
     """A bank of random modules as banks store them, with the profile's selector; and the float32 weights in them.
 
@@ -129,10 +130,16 @@ def bank_of(
         adapter: the kind of module.
         classes: domain to the (n, C) embeddings that the selector is fitted on.
         profile: whose selector.
+        progress: told after each domain.
     """
     options = {**PROFILES[profile]["selector"], "num_classes": max(2, len(classes))}
-    selector = fit_selector(SelectorParams(**options), classes, {}, 0)
-    modules = tuple(_module(backbone, adapter, name, number) for number, name in enumerate(classes))
+    params = SelectorParams(**options)
+    state, made = empty_state(params), []
+    for number, (name, embeddings) in enumerate(classes.items()):
+        state = state.added(name, embeddings, seed=0)
+        made.append(_module(backbone, adapter, name, number))
+        progress("making modules", number + 1, len(classes))
+    selector, modules = fit_state(state, params, 0), tuple(made)
     weights = {module.domain: unpack(module.tensors) for module in modules}
     return Bank(backbone.name, backbone.sha256, modules, selector, None), weights
 

@@ -131,9 +131,8 @@ def _many(network: Network, setup: Setup) -> Arms:
     embedding = rows[images % 5, images % _ROWS_A_DOMAIN].to(setup.device)
     arms: list[Arm] = []
     for num_modules in (5, count):
-        setup.progress("making a bank", num_modules, count)
         classes = dict(zip(domain_names(num_modules), rows, strict=False))
-        bank = bank_of(backbone, adapter, classes, "default")[0]
+        bank = bank_of(backbone, adapter, classes, "default", setup.progress)[0]
         arms.append(_choosing(Segmenter(backbone, bank), adapter, embedding))
     return Arms(arms[0], arms[1], {"modules": count, "batch_size": _BATCH, "passes": _PASSES})
 
