@@ -135,6 +135,14 @@ def five_domains(make_module: MakeModule, dtype: Any, embeddings: Callable[[int]
     return bank
 
 
+def anisotropic(k: int) -> Tensor:
+    """300 embeddings of one class, most of their variance along few directions, as real ones have it."""
+    draw = torch.Generator().manual_seed(k)
+    axes = torch.linalg.qr(torch.randn(768, 768, generator=torch.Generator().manual_seed(99)))[0]
+    spread = torch.logspace(0, -2, 768)
+    return torch.randn(768, generator=draw) + (torch.randn(300, 768, generator=draw) * spread) @ axes
+
+
 def small(k: int) -> Tensor:
     return torch.randn(12, 16, generator=torch.Generator().manual_seed(k))
 
@@ -154,3 +162,16 @@ def test_five_modules_on_vit_b(make_module: MakeModule, tmp_path: Path, dtype: s
     assert 0.97 * at_most < found <= at_most
     overhead = sum(part["header"] + part["record"] for part in about["sizes"]["parts"][:5])
     assert overhead <= 5 * 4_800, "names, shapes and history beside the weights"
+
+
+def test_a_whole_bank_on_vit_b_with_all_it_needs_to_keep_learning(make_module: MakeModule, tmp_path: Path) -> None:
+    """Five modules, one natural class, the selector and its state. The published files take 8.84 MiB."""
+    five_domains(make_module, "float16", anisotropic).save(tmp_path / "bank")
+    about = describe_bank(tmp_path / "bank")
+    assert about["total_bytes"] == sum(on_disk(tmp_path / "bank").values()) <= 0.8 * 2**20
+    bank = Bank.load(tmp_path / "bank")
+    assert bank.state is not None and bank.selector.domains == DOMAINS
+    grown = extend_bank(bank, make_module("sixth", site=VIT_B, rank=10, split=7), anisotropic(6), GAUSSIAN, 0)
+    assert grown.selector.domains == (*DOMAINS, "sixth")
+    found = bank.selector.choose(anisotropic(3)).index
+    assert (found == 2).float().mean() > 0.9, "it still tells the domains apart"
