@@ -161,7 +161,8 @@ class _Layout:
 
     def _places_of_scales(self, shapes: Mapping[str, tuple[int, ...]]) -> Tensor:
         """For each column of the 8-bit part the column of its scale, among those of all scales."""
-        starts, begin = {}, 0
+        starts: dict[str, int] = {}
+        begin = 0
         for _, _, columns, names in self._parts:
             if names[0].endswith(SCALE):
                 starts |= {name.removesuffix(SCALE): begin + columns.starts[name] for name in names}

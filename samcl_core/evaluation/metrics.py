@@ -123,7 +123,7 @@ def mask_metrics(masks: Tensor, truth: Tensor, boundary_frac: float = 0.02) -> d
     masks, truth = _checked(masks, truth)
     num_pixels = masks.shape[1] * masks.shape[2]
     at_once = max(1, _CPU_PIXELS // num_pixels if masks.device.type == "cpu" else len(masks))
-    parts = zip(masks.split(at_once), truth.split(at_once), strict=True)
+    parts = zip(torch.split(masks, at_once), torch.split(truth, at_once), strict=True)
     scores = [_scores(few, true, boundary_frac) for few, true in parts]
     return {name: torch.cat([part[name] for part in scores]) for name in scores[0]}
 

@@ -30,6 +30,6 @@ def by_size(sizes: Sequence[tuple[int, int]]) -> dict[tuple[int, int], list[int]
 def enlarged_masks(logits: Tensor, size: tuple[int, int], mode: Literal["bilinear", "nearest"]) -> Tensor:
     """(B, 1, h, w) logits to (B, height, width) bool masks, each the same as if it were alone."""
     limit = _CPU_PIXELS if logits.device.type == "cpu" else _DEVICE_PIXELS
-    parts = logits.split(max(1, limit // (size[0] * size[1])))
+    parts = torch.split(logits, max(1, limit // (size[0] * size[1])))
     masks = [binarize(resize_logits(part, size, mode)[:, 0]) for part in parts]
     return masks[0] if len(masks) == 1 else torch.cat(masks)

@@ -335,7 +335,7 @@ def _arrays(
         enlarged.append(enlarged_masks(few, size, upsampling))
     if logits.device.type != "cpu":
         flat = torch.cat([masks.flatten() for masks in enlarged]).cpu()
-        parts = flat.split([masks.numel() for masks in enlarged])
+        parts = torch.split(flat, [masks.numel() for masks in enlarged])
         enlarged = [part.reshape(masks.shape) for part, masks in zip(parts, enlarged, strict=True)]
     found = {
         at: mask.numpy()
