@@ -13,6 +13,8 @@ from samcl_core.adapters import Adapter, ModuleTensors, build_adapter
 from samcl_core.backbones import Backbone, Hooks, Masks, Prefix, Prompts, Sam2Backbone, SamBackbone, SuffixHooks
 from samcl_core.backbones.sam import build_sam
 from samcl_core.backbones.sam2 import build_sam2
+from samcl_core.bank import pack, unpack
+from samcl_core.bank.packing import ModuleDtype
 from samcl_core.config import Params, parse_params
 from samcl_core.training.loop import Batch
 from samcl_core.training.losses import mask_loss, resize_logits
@@ -195,6 +197,20 @@ class Case:
             whole = arrays.get(f"{image}_grad__{name}", first[: len(gradient)]).ravel()
             entries = gradient[: len(whole)] / norm
             self.parity(f"{what}: gradients / norm", self.label, entries, whole / norm, atol=rtol)
+
+    def check_stored(self, tensors: ModuleTensors, at_least: dict[ModuleDtype, float]) -> None:
+        """Masks of a module that was stored in fewer bytes against those of the module itself: their IoU."""
+        exact = self.mask(tensors)
+        assert exact.any() and not exact.all()
+        for dtype, limit in at_least.items():
+            found = self.mask(unpack(pack(tensors, dtype)))
+            iou = float((exact & found).sum() / (exact | found).sum())
+            quantity = f"{dtype} modules: IoU with the float32 mask"
+            self.parity(quantity, self.label, iou, 1.0, atol=1 - limit)
+
+    def mask(self, tensors: ModuleTensors) -> Tensor:
+        """(1024, 1024) bool, what a module answers."""
+        return resize_logits(self.suffix(self.module_hooks(tensors)).logits, 1024, self.upsampling)[0, 0] >= 0
 
     def check_bfloat16(self, at_least: float) -> None:
         """Final masks of the whole network under autocast against those in float32: their IoU."""

@@ -30,7 +30,7 @@ SECTIONS = {
     "Selector": ("selector", "released selector"),
     "Published files: imported, then predicted": ("imported bank", "released files"),
     "Scores": ("metrics", "forgetting"),
-    "Lower precision": ("bfloat16",),
+    "Lower precision": ("bfloat16", "float16 modules", "int8 modules"),
 }
 """Headings, and the first words of the quantities below them; the longest match counts."""
 

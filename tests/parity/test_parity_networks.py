@@ -53,6 +53,10 @@ def test_recipe_module(case: Any, network_case: Any) -> None:
         case.check_block("AugModule: image embeddings", embeddings, "block_recipe_image_embeddings_ch8")
 
 
+def test_module_in_fewer_bytes(case: Any) -> None:
+    case.check_stored(case.tensors, {"float16": 0.999, "int8": 0.98})
+
+
 @contextmanager
 def acting(encoder: Any, hooks: SuffixHooks, blocks: tuple[int, ...]) -> Iterator[None]:
     """The official encoder with a module in it: its own forward pass, unsplit, as the published code runs it."""
