@@ -102,7 +102,7 @@ def test_nothing_outlives_the_stage(root: Path, whom: str) -> None:
     def left() -> list[str]:
         return [p.name for p in Path("/proc").iterdir() if p.name.isdigit() and marker in command_of(int(p.name))]
 
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 300
     while not Places(root).checkpoint("Polyps").exists():
         assert time.monotonic() < deadline and stage.poll() is None
         time.sleep(0.1)
@@ -110,6 +110,7 @@ def test_nothing_outlives_the_stage(root: Path, whom: str) -> None:
     (os.killpg if whom == "group" else os.kill)(stage.pid, signal.SIGKILL)
     stage.wait()
     stage.stdout.close()
+    deadline = time.monotonic() + 60
     while left():
         assert time.monotonic() < deadline
         time.sleep(0.1)

