@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -103,14 +104,19 @@ def test_nothing_outlives_the_stage(root: Path, whom: str) -> None:
         return [p.name for p in Path("/proc").iterdir() if p.name.isdigit() and marker in command_of(int(p.name))]
 
     deadline = time.monotonic() + 300
-    while not Places(root).checkpoint("Polyps").exists():
-        assert time.monotonic() < deadline and stage.poll() is None
-        time.sleep(0.1)
-    assert len(left()) == 3
-    (os.killpg if whom == "group" else os.kill)(stage.pid, signal.SIGKILL)
-    stage.wait()
-    stage.stdout.close()
-    deadline = time.monotonic() + 60
-    while left():
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
+    try:
+        while not Places(root).checkpoint("Polyps").exists():
+            assert time.monotonic() < deadline and stage.poll() is None
+            time.sleep(0.1)
+        assert len(left()) == 3
+        (os.killpg if whom == "group" else os.kill)(stage.pid, signal.SIGKILL)
+        stage.wait()
+        deadline = time.monotonic() + 60
+        while left():
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(stage.pid, signal.SIGKILL)
+        stage.wait()
+        stage.stdout.close()
