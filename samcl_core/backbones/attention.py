@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-__all__ = ["relative_attention"]
+__all__ = ["joined_attention", "relative_attention"]
 
 _CPU_CHUNK = 1 << 19
 """Scores computed at a time on the CPU: 2 MiB, which stay in the cache from the product to the weighted sum."""
