@@ -250,7 +250,8 @@ class SuffixHooks(Protocol):
             x: (B * W, h, w, C) the block's normed attention input, already split into W windows
                 (W = 1 and h = w = grid for global attention; windows are row-major and zero-padded at the
                 right and lower edge, batch-major: all windows of image 0 come first).
-            out: same shape, what the frozen attention computed from ``x``; it may be overwritten under ``torch.no_grad``.
+            out: same shape, what the frozen attention computed from ``x``; under ``torch.no_grad`` it may be
+                overwritten.
 
         Returns:
             The adapted attention output, shape of ``out``.
