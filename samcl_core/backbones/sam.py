@@ -51,6 +51,8 @@ class SamBackbone:
     def __init__(self, name: str, sam: Any, *, sha256: str, is_pretrained: bool) -> None:
         freeze(sam)
         self._sam = sam
+        # Images are prepared on the CPU: asking a GPU for these would wait for all it has to do.
+        self._pixel_mean, self._pixel_std = sam.pixel_mean.cpu(), sam.pixel_std.cpu()
         encoder = sam.image_encoder
         blocks = tuple(range(len(encoder.blocks) * 7 // 12, len(encoder.blocks)))
         self.name = name
@@ -111,7 +113,7 @@ class SamBackbone:
             ImageError: ``image`` is not (H, W, 3) uint8.
         """
         pixels = torch.from_numpy(squash(image, self.image_size)).permute(2, 0, 1).float()
-        normed: Tensor = (pixels - self._sam.pixel_mean.cpu()) / self._sam.pixel_std.cpu()
+        normed: Tensor = (pixels - self._pixel_mean) / self._pixel_std
         return normed.contiguous()
 
     @torch.no_grad()
