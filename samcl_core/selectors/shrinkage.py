@@ -21,6 +21,7 @@ __all__ = [
 
 MIN_INTENSITY = 0.01
 """Least share of the isotropic target: directions in which a few embeddings never vary must not get all the weight."""
+_TURNED = 0.2
 
 
 @dataclass(frozen=True)
@@ -52,15 +53,22 @@ class Shrunk:
         """Mean squared distance of a class's next images, from that of the images which this covariance was made of.
 
         The mean over images left out (Sherman and Morrison, see ``held_out_distance2``), up to four times as much. An
-        image left out takes away only what the covariance holds of it.
+        image left out takes away what the covariance holds of it, and turns the axes: a fifth of what it would take
+        from a whole covariance is added for that (measured: without it, one image in seven of a class was novel).
 
         Args:
             inside: mean squared distance of the images.
             fitted: the part of it along axes that the covariance was fitted to; ``None`` for all of it.
         """
-        part = inside if fitted is None else min(fitted, inside)
-        lever = min(self.scale * part, 0.75)
-        return inside + part * lever / (1 - lever)
+        whole = self._gained(inside)
+        if fitted is None:
+            return inside + whole
+        part = self._gained(min(fitted, inside))
+        return inside + part + _TURNED * (whole - part)
+
+    def _gained(self, inside: float) -> float:
+        lever = min(self.scale * inside, 0.75)
+        return inside * lever / (1 - lever)
 
 
 def whitening(scatter: Tensor, scale: float, floor: float) -> Tensor:

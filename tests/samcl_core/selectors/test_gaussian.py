@@ -247,6 +247,21 @@ def test_own_images_pass_at_the_asked_rate_whatever_the_spread(num_classes: int)
     assert max(rates) <= 0.2
 
 
+def test_own_images_pass_where_there_are_fewer_images_than_channels() -> None:
+    generator = torch.Generator().manual_seed(0)
+    spread = torch.arange(1, 257).float() ** -0.5
+    axes = [torch.linalg.qr(torch.randn(256, 256, generator=generator))[0] for _ in range(5)]
+    means = 0.3 * torch.randn(5, 256, generator=generator)
+
+    def sample(k: int, num: int) -> Tensor:
+        return means[k] + (1 + 0.3 * k) * (torch.randn(num, 256, generator=generator) * spread) @ axes[k]
+
+    selector = fit_selector(PARAMS, {f"d{k}": sample(k, 100) for k in range(4)}, {}, 0)
+    for k in range(4):
+        assert float((selector.choose(sample(k, 200)).index == k).float().mean()) >= 0.95
+    assert float((selector.choose(sample(4, 200)).index == -1).float().mean()) >= 0.5
+
+
 def test_axes_and_sketches_tell_the_moments_under_the_own_metric(draw: Draw) -> None:
     for num in (9, 200):
         rows = draw(0, num, dim=32).double()

@@ -68,9 +68,10 @@ def test_held_out_distances_equal_really_leaving_each_one_out(draw: Draw) -> Non
 def test_unseen_images_are_farther_by_what_was_fitted_to_the_seen_ones() -> None:
     shared = Shrunk(torch.eye(4), 0.2, 20, 0.1)
     assert shared.scale == pytest.approx(0.04)
-    assert shared.unseen(10.0) == pytest.approx(10 / (1 - 0.4))
-    assert shared.unseen(10.0, 5.0) == pytest.approx(10 + 0.04 * 25 / (1 - 0.2))
-    assert shared.unseen(10.0, 0.0) == 10
+    assert shared.unseen(10.0) == pytest.approx(10 / (1 - 0.4)) == pytest.approx(10 + 4 / (1 - 0.4))
+    whole, part = 4 / (1 - 0.4), 1 / (1 - 0.2)
+    assert shared.unseen(10.0, 5.0) == pytest.approx(10 + part + (whole - part) / 5)
+    assert shared.unseen(10.0, 0.0) == pytest.approx(10 + whole / 5)
     assert shared.unseen(10.0, 12.0) == shared.unseen(10.0)
     assert shared.unseen(100.0) == pytest.approx(400)
 
