@@ -35,6 +35,7 @@ class NoveltyGate:
         # One point amid the classes, the same in every order of arrival, and not moved by a class far away.
         self._origin = self.means.median(0).values
         self._centres = (self.means - self._origin) @ self.whiten.T
+        self._norms = self._centres.square().sum(1)
 
     @staticmethod
     def fit(classes: Mapping[str, Tensor], quantile: float) -> NoveltyGate | None:
@@ -74,7 +75,7 @@ class NoveltyGate:
         points = (embeddings.double() - self._origin) @ self.whiten.T
         if len(self._centres) <= _FEW:
             return torch.cdist(points, self._centres, compute_mode="donot_use_mm_for_euclid_dist")
-        norms = self._centres.square().sum(1) + points.square().sum(1, keepdim=True)
+        norms = self._norms + points.square().sum(1, keepdim=True)
         squares = torch.addmm(norms, points, self._centres.T, alpha=-2).clamp_min_(0)
         # The expanded square is one product of matrices, and cancels where a class is close: those are measured again.
         nearest = squares.topk(_NUM_DIRECT, largest=False, sorted=False).indices
@@ -85,7 +86,7 @@ class NoveltyGate:
         """Move the tensors; returns itself."""
         self.means, self.whiten = self.means.to(device), self.whiten.to(device)
         self.thresholds, self._centres = self.thresholds.to(device), self._centres.to(device)
-        self._origin = self._origin.to(device)
+        self._origin, self._norms = self._origin.to(device), self._norms.to(device)
         return self
 
     def tensors(self) -> dict[str, Tensor]:
