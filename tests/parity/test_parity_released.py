@@ -24,6 +24,7 @@ from flows.cli.bank import app
 from samcl_core.backbones import Prompts
 from samcl_core.backbones.frozen import squash
 from samcl_core.bank import Bank
+from samcl_core.bank.imports import read_published_module
 from samcl_core.config import parse_params
 from samcl_core.domains import Domain
 from samcl_core.domains.images import load_image, load_mask
@@ -156,6 +157,21 @@ def test_imported_modules_segment_as_recorded(
     parity("released files: predicted IoU", case.label, masks.iou.ravel(), iou, atol=case.tolerance.iou)
     mask, packed = resize_logits(masks.logits, 1024, case.upsampling)[0, 0] >= 0, recorded[f"{domain}_mask_packed"]
     parity.masks("released files: mask, 1024 px", case.label, mask, packed, at_most=case.tolerance.mask_frac)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("domain", ["ISTD", "camo"])
+def test_released_modules_in_fewer_bytes(sam2: Any, domain: str, shared: Path, parity: Any) -> None:
+    """Published modules on images of their domains, those whose recorded mask is not empty."""
+    image, prompt = _sample(shared, domain)
+    tensors, _ = read_published_module(shared / "samples" / "released" / "SAM2" / f"{domain}.pth")
+    real = replace(
+        sam2,
+        parity=parity,
+        prefix=sam2.backbone.prefix(sam2.backbone.preprocess(image)[None]),
+        prompts=Prompts(torch.tensor([prompt.points]), torch.tensor([prompt.labels])),
+    )
+    real.check_stored(tensors, {"float16": 0.999, "int8": 0.98})
 
 
 @pytest.mark.slow
