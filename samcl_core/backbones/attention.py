@@ -11,8 +11,8 @@ from torch import Tensor
 
 __all__ = ["joined_attention", "relative_attention"]
 
-_CPU_CHUNK = 1 << 19
-"""Scores computed at a time on the CPU: 2 MiB, which stay in the cache from the product to the weighted sum."""
+_CPU_CHUNK = 1 << 20
+"""Scores computed at a time on the CPU: 4 MiB, which stay in the cache from the product to the weighted sum."""
 _DEVICE_CHUNK = 1 << 28
 _KEPT = 1 << 24
 """Weights of a block that are kept for the gradient: 64 MiB, an image's windows in ViT-B. More are computed anew."""
@@ -77,11 +77,13 @@ class _Chunked(torch.autograd.Function):
         all_weights = _Weights(q, k, by_row, by_column, kept=kept)
         of_q, of_row, of_column = torch.empty_like(q), torch.empty_like(by_row), torch.empty_like(by_column)
         of_k, of_v = torch.zeros_like(k), torch.zeros_like(v)
+        buffer = torch.empty_like(all_weights.scores)
         for heads, tokens in all_weights.chunks():
             weights, part = all_weights.of(heads, tokens), grad[heads, tokens]
             of_v[heads].baddbmm_(weights.mT, part)
-            of_weights = part @ v[heads].mT
-            of_scores = torch.ops.aten._softmax_backward_data(of_weights, weights, -1, weights.dtype)
+            of_scores = buffer[: weights.numel()].view_as(weights)
+            torch.bmm(part, v[heads].mT, out=of_scores)
+            torch.ops.aten._softmax_backward_data.out(of_scores, weights, -1, weights.dtype, grad_input=of_scores)
             torch.bmm(of_scores, k[heads], out=of_q[heads, tokens])
             of_k[heads].baddbmm_(of_scores.mT, q[heads, tokens], alpha=all_weights.scale)
             grid = of_scores.unflatten(-1, (by_row.shape[-1], by_column.shape[-1]))
@@ -96,6 +98,7 @@ class _Weights:
     Attributes:
         scale: of the product of queries and keys.
         kept: (N, T, T) all weights, where they are few enough to be kept for the gradient; else ``None``.
+        scores: memory of one chunk's scores.
     """
 
     def __init__(
@@ -117,8 +120,8 @@ class _Weights:
         chunk = _CPU_CHUNK if q.device.type == "cpu" else _DEVICE_CHUNK
         self._num_queries = max(1, min(num_tokens, chunk // num_tokens))
         self._num_heads = max(1, min(num_heads, chunk // (num_tokens * self._num_queries)))
-        self._scores = q.new_empty(0 if self._is_known else self._num_heads * self._num_queries * num_tokens)
-        self._last = torch.empty_like(self._scores) if self.kept is None else self._scores
+        self.scores = q.new_empty(self._num_heads * self._num_queries * num_tokens)
+        self._last = torch.empty_like(self.scores) if self.kept is None else self.scores
 
     def chunks(self) -> Iterator[tuple[slice, slice]]:
         """Heads and queries of each chunk."""
@@ -136,7 +139,7 @@ class _Weights:
             return self.kept[heads, tokens]
         row, column = self._by_row[heads, tokens], self._by_column[heads, tokens]
         num_scores = row[..., 0].numel() * self._k.shape[1]
-        scores = self._scores[:num_scores].view(*row.shape[:2], -1)
+        scores = self.scores[:num_scores].view(*row.shape[:2], -1)
         torch.add(row[..., :, None], column[..., None, :], out=scores.view(*row.shape, column.shape[-1]))
         scores.baddbmm_(self._q[heads, tokens], self._k[heads].mT, alpha=self.scale)
         last = self._last[:num_scores].view_as(scores) if self.kept is None else self.kept[heads, tokens]
