@@ -16,7 +16,7 @@ from samcl_core.backbones.sam2 import build_sam2
 from samcl_core.bank import pack, unpack
 from samcl_core.bank.packing import ModuleDtype
 from samcl_core.config import Params, parse_params
-from samcl_core.training.loop import Batch
+from samcl_core.training.batches import Batch
 from samcl_core.training.losses import mask_loss, resize_logits
 
 NAMES = {"sam1": "sam_vit_b", "sam2": "sam2.1_hiera_tiny"}

@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from samcl_core.backbones import SuffixHooks
-from samcl_core.training.loop import _rate, _step
+from samcl_core.training.loop import _rate
+from samcl_core.training.step import Updates
 
 FIRST_BLOCK = {"sam1": 7, "sam2": 6}
 WINDOWS = {"sam1": (14, 0, 14, 14, 0), "sam2": (14, 0, 14, 0)}
@@ -135,9 +136,10 @@ def test_three_steps_of_training(case: Any, golden: Any) -> None:
     arrays, options = golden(f"gradients_{case.family}"), case.params.train
     leaves = {name: value.clone().requires_grad_() for name, value in case.tensors.items()}
     adam = torch.optim.Adam(leaves.values(), lr=options.lr)
+    update = Updates(case.backbone, case.adapter, leaves, options, adam)
     for step, expected in enumerate(arrays["synthetic_loss_steps"]):
         adam.param_groups[0]["lr"] = _rate(options, step, num_steps=options.epochs)
-        loss = _step(case.backbone, case.adapter, leaves, case.batch(), options, adam)
+        loss = update([case.batch()])
         case.parity("training: loss of steps 1 to 3", case.label, loss["total"], expected[3], rtol=1e-3)
     names = [str(name) for name in arrays["synthetic_grad_names"]]
     norms = [float(leaves[name].detach().double().norm()) for name in names]
