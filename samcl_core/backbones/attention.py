@@ -86,7 +86,7 @@ class _Chunked(torch.autograd.Function):
             torch.ops.aten._softmax_backward_data.out(of_scores, weights, -1, weights.dtype, grad_input=of_scores)
             torch.bmm(of_scores, k[heads], out=of_q[heads, tokens])
             of_k[heads].baddbmm_(of_scores.mT, q[heads, tokens], alpha=all_weights.scale)
-            grid = of_scores.unflatten(-1, (by_row.shape[-1], by_column.shape[-1]))
+            grid = of_scores.view(*of_scores.shape[:2], by_row.shape[-1], by_column.shape[-1])
             torch.sum(grid, -1, out=of_row[heads, tokens])
             torch.sum(grid, -2, out=of_column[heads, tokens])
         return of_q.mul_(all_weights.scale), of_k, of_v, of_row, of_column
