@@ -41,6 +41,8 @@ _MARKERS = dict(zip(FAMILIES, ("_", "s", "^", "o"), strict=True))
 _PLAIN = "zero_shot"
 _NUM_IMAGES = 4
 _LEGEND_COLUMNS = 3
+_HANDLE_IN, _LETTER_IN = 0.5, 0.06
+"""Inches that a mark of the legend and a letter of its text take, at 8 points."""
 
 
 class _Look:
@@ -169,11 +171,13 @@ def forgetting_plot(cells: Sequence[Cell], path: Path) -> None:
 def _legend(figure: Figure, axes: Axes) -> None:
     """The legend of ``axes`` above the whole figure, and room for it."""
     handles, labels = axes.get_legend_handles_labels()
-    num_lines = math.ceil(len(labels) / _LEGEND_COLUMNS)
+    widest = _HANDLE_IN + _LETTER_IN * max(map(len, labels), default=1)
+    num_columns = max(1, min(_LEGEND_COLUMNS, int(figure.get_figwidth() / widest)))
+    num_lines = math.ceil(len(labels) / num_columns)
     height = float(figure.get_figheight())
     figure.set_figheight(height + 0.19 * num_lines)
     figure.tight_layout(rect=(0, 0, 1, height / (height + 0.19 * num_lines) - 0.01))
-    figure.legend(handles, labels, loc="upper center", ncols=_LEGEND_COLUMNS, fontsize=8, frameon=False)
+    figure.legend(handles, labels, loc="upper center", ncols=num_columns, fontsize=8, frameon=False)
 
 
 def _is_stepwise(cell: Cell) -> bool:
