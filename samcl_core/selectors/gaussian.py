@@ -17,7 +17,7 @@ from samcl_core.selectors.novelty import NoveltyGate
 from samcl_core.selectors.shrinkage import Shrunk, normal_bound, shrink, student_quantile, whitening
 from samcl_core.selectors.statistics import Statistics
 
-__all__ = ["GaussianSelector", "fit_gaussian"]
+__all__ = ["GaussianSelector", "Metric", "fit_gaussian"]
 
 _OPEN = math.inf
 
