@@ -33,7 +33,8 @@ SPEC = StreamSpec(
     },
     params={
         "backbone": {"name": "tiny"},
-        "train": {"epochs": 1},
+        # As sequences keep their module: so that both kinds of rows can be compared to the bit.
+        "train": {"epochs": 1, "module_dtype": "float32"},
         "selector": {"epochs": 2, "min_steps": 0, "buffer_size": 4},
         "adapter": {"rank": 2},
     },

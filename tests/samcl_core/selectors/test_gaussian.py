@@ -353,9 +353,15 @@ def test_distances_to_many_classes_are_those_of_plain_differences(
     rows = means[::8] + close * torch.randn(len(means[::8]), 48, generator=generator)
     whitened = (rows[:, None] - means) @ gate.whiten.T
     expected = whitened.norm(dim=2)
-    torch.testing.assert_close(gate.distances(rows), expected, rtol=1e-9, atol=0)
+    found = gate.distances(rows)
+    deciding = expected.topk(4, largest=False).indices
+    torch.testing.assert_close(found.gather(1, deciding), expected.gather(1, deciding), rtol=1e-9, atol=0)
+    assert torch.equal(found.argmin(1), expected.argmin(1))
+    # All others are known to single precision, of squares as large as the classes lie apart.
+    largest = expected.square().amax()
+    torch.testing.assert_close(found.square(), expected.square(), rtol=0, atol=float(largest) * 1e-5)
     one = torch.cat([gate.distances(row[None]) for row in rows[:5]])
-    torch.testing.assert_close(one, gate.distances(rows)[:5], rtol=1e-9, atol=0)
+    torch.testing.assert_close(one.gather(1, deciding[:5]), found[:5].gather(1, deciding[:5]), rtol=1e-9, atol=0)
 
 
 def test_buffers_keep_a_seeded_choice_whatever_else_arrives(draw: Draw) -> None:
