@@ -19,8 +19,8 @@ _PRIOR_DOF = 3
 _MIN_SHARE = 0.1
 """A class of near-copies keeps at least this share of the typical squared distance of all classes."""
 _FEW, _NUM_DIRECT = 32, 4
-"""Up to so many classes all distances are summed from differences; of more classes those to an image's nearest four, and
-the others are known to single precision."""
+"""Up to so many classes all distances are summed from differences; of more classes those to an image's nearest four,
+and the others are known to single precision."""
 
 
 class NoveltyGate:
@@ -81,8 +81,8 @@ class NoveltyGate:
         points = (embeddings.double() - self._origin) @ self.whiten.T
         if len(self._centres) <= _FEW:
             return torch.cdist(points, self._centres, compute_mode="donot_use_mm_for_euclid_dist")
-        # The expanded square is one product of matrices, in single precision the quicker one; it cancels where a class is
-        # close. What decides is close, and is measured again.
+        # The expanded square is one product of matrices, in single precision the quicker one; it cancels where a class
+        # is close. What decides is close, and is measured again.
         rough = points.float()
         norms = self._norms + rough.square().sum(1, keepdim=True)
         squares = torch.addmm(norms, rough, self._rough, alpha=-2).clamp_min_(0)
