@@ -13,6 +13,8 @@ from samcl_core.selectors.base import Choice
 
 __all__ = ["check_classes", "check_embeddings", "choice_of", "derived_seed", "plain_choice"]
 
+_LEAST = -700.0
+
 
 def derived_seed(*parts: object) -> int:
     """A seed below 2**63 from anything with a stable text, independent of process and platform."""
@@ -60,7 +62,8 @@ def choice_of(log_probabilities: Tensor, num_domains: int, novelty: Tensor) -> C
         The choice. Its confidence is the class's probability; for a natural image the sum over natural classes; for
         an image that fits no class 1 - 1 / (2 novelty), which is one half at the threshold and grows with distance.
     """
-    probabilities = log_probabilities.double().exp()
+    # exp() of what rounds to nothing takes ten times as long as any other.
+    probabilities = log_probabilities.double().clamp_min(_LEAST).exp()
     top, index = probabilities.max(1)
     plain = probabilities[:, num_domains:].sum(1)
     is_natural = index >= num_domains
