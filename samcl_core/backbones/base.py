@@ -213,6 +213,8 @@ _DEFAULT_PLAN = PrefixPlan()
 class SuffixHooks(Protocol):
     """What one batch's modules do inside the frozen suffix. ``Hooks`` implements all of it as "change nothing".
 
+    What ``attention``, ``neck_input`` and ``neck_output`` adapt is fresh memory, and may be changed in place.
+
     Attributes:
         plan: the prefix that the modules need.
         is_inside: whether ``project`` or ``context`` act; only then attention is computed by ``blocks.attend``, which

@@ -54,14 +54,16 @@ class Recorder(Hooks):
         return self.inner.attention(block, x, out)
 
     def neck_input(self, x: Tensor) -> Tensor:
+        # Copies: hooks may change in place what they are given.
+        self.neck = {"last_block": x.detach().clone()}
         out = self.inner.neck_input(x)
-        self.neck = {"last_block": x.detach(), "neck_input": out.detach()}
+        self.neck |= {"neck_input": out.detach().clone()}
         return out
 
     def neck_output(self, x: Tensor) -> Tensor:
-        self.neck |= {"neck": x.detach()}
+        self.neck |= {"neck": x.detach().clone()}
         out = self.inner.neck_output(x)
-        self.neck |= {"image_embeddings": out.detach()}
+        self.neck |= {"image_embeddings": out.detach().clone()}
         return out
 
 
