@@ -9,11 +9,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from samcl_core.backbones.blocked import BlockedAttention
+
 __all__ = ["joined_attention", "relative_attention"]
 
 _CPU_CHUNK = 1 << 20
 """Scores computed at a time on the CPU: 4 MiB, which stay in the cache from the product to the weighted sum."""
 _DEVICE_CHUNK = 1 << 28
+_MANY = 2048
+"""Tokens from which on a head of its own keeps each core busy."""
 _KEPT = 1 << 24
 """Weights of a block that are kept for the gradient: 64 MiB, an image's windows in ViT-B. More are computed anew."""
 
@@ -41,7 +45,8 @@ def relative_attention(q: Tensor, k: Tensor, v: Tensor, by_row: Tensor, by_colum
         return joined_attention(q, k, v, by_row, by_column)
     parts = (part.to(q.dtype).flatten(0, 1) for part in (q, k, v, by_row, by_column))
     with torch.autocast(q.device.type, enabled=False):
-        out: Tensor = _Chunked.apply(*parts)
+        is_blocked = q.device.type == "cpu" and q.shape[2] >= _MANY
+        out: Tensor = (BlockedAttention if is_blocked else _Chunked).apply(*parts)
     return out.reshape(q.shape)
 
 
