@@ -29,7 +29,9 @@ from samcl_core.training.losses import (
 
 __all__ = ["enlarged_mask_loss"]
 
-_CUDA_IMAGES = 8
+_CPU_PIXELS = 1 << 20
+"""Enlarged logits in work at a time: an image of ViT-B, whose maps stay in the cache, or many small ones."""
+_CUDA_PIXELS = 1 << 23
 
 
 def enlarged_mask_loss(
@@ -96,7 +98,8 @@ class _Enlarged(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, logits: Tensor, masks: Tensor, reduction: Reduction) -> tuple[Tensor, ...]:
-        size = 1 if logits.device.type == "cpu" else _CUDA_IMAGES
+        pixels = _CPU_PIXELS if logits.device.type == "cpu" else _CUDA_PIXELS
+        size = max(1, pixels // masks.shape[1:].numel())
         across = [_enlarging(*sides, logits.device) for sides in zip(logits.shape[2:], masks.shape[1:], strict=True)]
         numbers, slopes = [], []
         for start in range(0, len(logits), size):
