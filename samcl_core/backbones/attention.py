@@ -43,11 +43,13 @@ def relative_attention(q: Tensor, k: Tensor, v: Tensor, by_row: Tensor, by_colum
     """
     if q.device.type == "cuda" and q.dtype in (torch.float16, torch.bfloat16):
         return joined_attention(q, k, v, by_row, by_column)
-    parts = (part.to(q.dtype).flatten(0, 1) for part in (q, k, v, by_row, by_column))
+    is_blocked = q.device.type == "cpu" and q.shape[2] >= _MANY
+    # Blocks add to sums again and again, which half precision is too coarse for.
+    dtype = torch.promote_types(q.dtype, torch.float32) if is_blocked else q.dtype
+    parts = (part.to(dtype).flatten(0, 1) for part in (q, k, v, by_row, by_column))
     with torch.autocast(q.device.type, enabled=False):
-        is_blocked = q.device.type == "cpu" and q.shape[2] >= _MANY
         out: Tensor = (BlockedAttention if is_blocked else _Chunked).apply(*parts)
-    return out.reshape(q.shape)
+    return out.to(q.dtype).reshape(q.shape)
 
 
 def joined_attention(q: Tensor, k: Tensor, v: Tensor, by_row: Tensor, by_column: Tensor) -> Tensor:

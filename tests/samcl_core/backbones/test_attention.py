@@ -72,6 +72,15 @@ def test_blocks_with_scores_of_any_size(monkeypatch: pytest.MonkeyPatch) -> None
     torch.testing.assert_close(relative_attention(q, k, v, by_row, by_column), _plain(q, k, v, by_row, by_column))
 
 
+def test_blocks_of_half_precision_add_up_in_single(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The result is that of the same numbers in single precision, rounded once."""
+    monkeypatch.setattr(attention, "_MANY", 1)
+    monkeypatch.setattr(blocked, "_SIDE", 7)
+    parts = [part.detach().bfloat16() for part in _parts(1, 2, 5, 7, 8)]
+    found = relative_attention(*parts)
+    torch.testing.assert_close(found, relative_attention(*(part.float() for part in parts)).bfloat16(), rtol=0, atol=0)
+
+
 @pytest.mark.parametrize("many", [1, 2048])
 def test_gradients_by_finite_differences(many: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """In double precision, on a grid that is not square."""
