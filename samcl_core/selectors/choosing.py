@@ -50,13 +50,15 @@ def check_classes(classes: Mapping[str, Tensor]) -> int | None:
     return dim
 
 
-def choice_of(log_probabilities: Tensor, num_domains: int, novelty: Tensor) -> Choice:
+def choice_of(log_probabilities: Tensor, num_domains: int, novelty: Tensor, classes: Tensor | None = None) -> Choice:
     """The most probable class, or plain when that class is a natural one or the image fits none.
 
     Args:
         log_probabilities: (B, K) of the classes, the ``num_domains`` learnt ones first, then natural and spare ones.
         num_domains: how many classes have a module.
         novelty: (B,) >= 0; above 1 (or NaN) the answer is plain.
+        classes: (K,) or (B, K) int64, ascending, what these classes are where others without any probability were
+            left out; ``None`` for all of them in order.
 
     Returns:
         The choice. Its confidence is the class's probability; for a natural image the sum over natural classes; for
@@ -65,7 +67,11 @@ def choice_of(log_probabilities: Tensor, num_domains: int, novelty: Tensor) -> C
     # exp() of what rounds to nothing takes ten times as long as any other.
     probabilities = log_probabilities.double().clamp_min(_LEAST).exp()
     top, index = probabilities.max(1)
-    plain = probabilities[:, num_domains:].sum(1)
+    if classes is None:
+        plain = probabilities[:, num_domains:].sum(1)
+    else:
+        plain = torch.where(classes >= num_domains, probabilities, 0).sum(1)
+        index = classes.expand_as(probabilities).gather(1, index[:, None])[:, 0]
     is_natural = index >= num_domains
     novelty = torch.where(torch.isfinite(log_probabilities).all(1), novelty, torch.inf).nan_to_num(nan=torch.inf)
     is_novel = novelty > 1

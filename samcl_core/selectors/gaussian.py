@@ -65,13 +65,11 @@ class GaussianSelector:
             BankError: the embeddings have another width than those it was fitted on.
         """
         check_embeddings(embeddings, self._distances.means.shape[1])
-        distances = self._distances.distances(embeddings)
+        near = self._distances.deciding(embeddings)
         # Distances of hundreds of dimensions differ by hundreds; relative to the best, exp() stays finite.
-        log_probabilities = (-0.5 * distances.square()).log_softmax(1)
-        novelty = (distances / self._distances.thresholds).amin(1).float()
-        if not self.has_gate:
-            novelty = torch.zeros_like(novelty)
-        return choice_of(log_probabilities, len(self.domains), novelty)
+        log_probabilities = (-0.5 * near.distances.square()).log_softmax(1)
+        novelty = near.novelty if self.has_gate else torch.zeros_like(near.distances[:, 0], dtype=torch.float32)
+        return choice_of(log_probabilities, len(self.domains), novelty, near.classes)
 
     def to(self, device: Any) -> GaussianSelector:
         """Move the tensors; returns itself."""

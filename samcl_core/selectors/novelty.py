@@ -4,23 +4,42 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from samcl_core.selectors.shortlist import Shortlist
 from samcl_core.selectors.shrinkage import Shrunk, shrink, student_quantile
 
-__all__ = ["NoveltyGate", "held_out_bound", "held_out_distance2"]
+__all__ = ["Deciding", "NoveltyGate", "held_out_bound", "held_out_distance2"]
 
 _PRIOR_SPREAD = 0.5
 """Standard deviation of log squared distances before any was seen: that of chi-squared with 8 degrees of freedom."""
 _PRIOR_DOF = 3
 _MIN_SHARE = 0.1
 """A class of near-copies keeps at least this share of the typical squared distance of all classes."""
-_FEW, _NUM_DIRECT = 32, 4
-"""Up to so many classes all distances are summed from differences; of more classes those to an image's nearest four,
-and the others are known to single precision."""
+
+
+@dataclass(frozen=True)
+class Deciding:
+    """The classes that some images may belong to.
+
+    Attributes:
+        distances: (B, k) float64 to their means.
+        thresholds: (B, k) or (k,) float64 of theirs.
+        classes: (B, k) or (k,) int64, ascending; ``None`` for all.
+    """
+
+    distances: Tensor
+    thresholds: Tensor
+    classes: Tensor | None
+
+    @property
+    def novelty(self) -> Tensor:
+        """(B,) float32 >= 0, the least distance in units of the class's threshold, over all classes."""
+        return (self.distances / self.thresholds).amin(1).float()
 
 
 class NoveltyGate:
@@ -35,9 +54,9 @@ class NoveltyGate:
         self.means, self.whiten, self.thresholds = means.double(), whiten.double(), thresholds.double()
         # One point amid the classes, the same in every order of arrival, and not moved by a class far away.
         self._origin = self.means.median(0).values
-        self._centres = (self.means - self._origin) @ self.whiten.T
-        self._rough = self._centres.T.float().contiguous()
-        self._norms = self._rough.square().sum(0)
+        centres = self.means - self._origin
+        self._centres = centres @ self.whiten.T
+        self._shortlist = Shortlist.of(centres, self.whiten, self.thresholds)
 
     @staticmethod
     def fit(classes: Mapping[str, Tensor], quantile: float) -> NoveltyGate | None:
@@ -70,31 +89,33 @@ class NoveltyGate:
 
     def novelty(self, embeddings: Tensor) -> Tensor:
         """(B, C) to (B,) float32 >= 0: distance to the best fitting class mean, in units of that class's threshold."""
-        return (self.distances(embeddings) / self.thresholds).amin(1).float()
+        return self.deciding(embeddings).novelty
+
+    def deciding(self, embeddings: Tensor) -> Deciding:
+        """Distances of (B, C) embeddings to the classes that the choice depends on."""
+        points = embeddings.double() - self._origin
+        classes = distances = None
+        if self._shortlist is not None and points.device.type == "cpu":
+            classes, distances = self._shortlist.near(points)
+        if distances is None:
+            distances = self._lengths(points, classes)
+        thresholds = self.thresholds if classes is None else self.thresholds[classes]
+        return Deciding(distances, thresholds, classes)
 
     def distances(self, embeddings: Tensor) -> Tensor:
-        """(B, C) to (B, K) float64 Mahalanobis distances to every class mean.
+        """(B, C) to (B, K) float64 Mahalanobis distances to every class mean."""
+        return self._lengths(embeddings.double() - self._origin)
 
-        With more than 32 classes only those to the nearest four are exact: the others are right to about 1e-6 of the
-        largest distance between an image and the classes' middle, which no choice depends on.
-        """
-        points = (embeddings.double() - self._origin) @ self.whiten.T
-        if len(self._centres) <= _FEW:
-            return torch.cdist(points, self._centres, compute_mode="donot_use_mm_for_euclid_dist")
-        # The expanded square is one product of matrices, in single precision the quicker one; it cancels where a class
-        # is close. What decides is close, and is measured again.
-        rough = points.float()
-        norms = self._norms + rough.square().sum(1, keepdim=True)
-        squares = torch.addmm(norms, rough, self._rough, alpha=-2).clamp_min_(0)
-        nearest = squares.topk(_NUM_DIRECT, largest=False, sorted=False).indices
-        exact = (points[:, None] - self._centres[nearest]).square_().sum(2)
-        return squares.double().scatter_(1, nearest, exact).sqrt_()
+    def _lengths(self, points: Tensor, classes: Tensor | None = None) -> Tensor:
+        centres = self._centres if classes is None else self._centres[classes]
+        # The expanded square cancels where a class is close.
+        return torch.cdist(points @ self.whiten.T, centres, compute_mode="donot_use_mm_for_euclid_dist")
 
     def to(self, device: Any) -> NoveltyGate:
         """Move the tensors; returns itself."""
         self.means, self.whiten = self.means.to(device), self.whiten.to(device)
         self.thresholds, self._centres = self.thresholds.to(device), self._centres.to(device)
-        self._origin, self._norms, self._rough = (part.to(device) for part in (self._origin, self._norms, self._rough))
+        self._origin = self._origin.to(device)
         return self
 
     def tensors(self) -> dict[str, Tensor]:
