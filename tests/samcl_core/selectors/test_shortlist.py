@@ -135,7 +135,8 @@ def test_of_classes_that_tie_the_first_is_chosen(num_same: int) -> None:
 @pytest.mark.parametrize("dim", DIMS)
 def test_embeddings_that_are_no_numbers_or_huge(dim: int) -> None:
     means = 9 * normal(200, dim)
-    gate = NoveltyGate(means, metric_of(dim), torch.full((200,), float(dim)))
+    means[9] = means[8] + 0.1
+    gate = NoveltyGate(means, metric_of(dim), drawn_thresholds(200, float(dim), 0.1))
     rows = means[:9].clone()
     for row, value in enumerate([math.nan, math.inf, -math.inf, 1e14, 1e16, 1e19, 1e25, 1e150]):
         rows[row, row] = value
@@ -143,7 +144,7 @@ def test_embeddings_that_are_no_numbers_or_huge(dim: int) -> None:
         check(gate, row[None])
     found = check(gate, rows)
     assert found.index.tolist() == [-1] * 8 + [8]
-    assert bool((found.confidence[:8] == 1).all())
+    assert bool((found.confidence[:8] == 1).all()) and found.confidence[8] < 1
 
 
 @pytest.mark.parametrize("scale", [1e-25, 1e-10, 1e14, 1e17, 1e30])
@@ -188,6 +189,8 @@ def test_few_distances_are_measured() -> None:
     near = NoveltyGate(means, whiten, wide).deciding(rows)
     assert near.classes is not None and set(range(0, 1000, 125)) | {3} <= set(near.classes.tolist())
     assert len(near.classes) <= FEW
+    wide[5:15] = 400 + torch.arange(10.0)
+    check(NoveltyGate(means, whiten, wide), rows)
     close = (means[:100, None] + 0.5 * normal(1000, 160, seed=2).view(100, 10, 160)).flatten(0, 1)
     near = NoveltyGate(close, whiten, torch.full((1000,), 20.0)).deciding(close[::125])
     assert near.classes is not None and 8 <= len(near.classes) <= 80
