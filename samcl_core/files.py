@@ -10,6 +10,7 @@ import hashlib
 import json
 import os
 import shutil
+import stat
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,6 +22,7 @@ __all__ = [
     "canonical_json",
     "digest_files",
     "digest_json",
+    "read_bytes",
     "replace_folder",
     "sha256_file",
     "staged_folder",
@@ -42,6 +44,17 @@ def sha256_file(path: Path) -> str:
         while chunk := stream.read(_CHUNK_BYTES):
             digest.update(chunk)
     return digest.hexdigest()
+
+
+def read_bytes(path: Path) -> bytes:
+    """``path.read_bytes()`` with half of its system calls: of a small file they are what takes the time."""
+    handle = os.open(os.fspath(path), os.O_RDONLY | getattr(os, "O_BINARY", 0))
+    try:
+        status = os.fstat(handle)
+        data = os.read(handle, status.st_size + 1) if stat.S_ISREG(status.st_mode) else b""
+    finally:
+        os.close(handle)
+    return data if data and len(data) == status.st_size else path.read_bytes()
 
 
 def canonical_json(value: Any) -> str:

@@ -90,6 +90,7 @@ def mask_facts(
     mask: NDArray[np.bool_],
     grey: NDArray[np.uint8] | None = None,
     *,
+    is_clean: bool = False,
     model_px: int = 1024,
     min_part_frac: float = _MIN_PART_FRAC,
 ) -> MaskFacts:
@@ -98,18 +99,23 @@ def mask_facts(
     Args:
         mask: (H, W) bool.
         grey: (H, W) uint8, the values of the file it is from; ``None`` for polygons and the like.
+        is_clean: ``grey`` is 255 in the mask and 0 elsewhere: it need not be measured.
         model_px: long side of the picture that the model sees.
         min_part_frac: parts with a smaller share of the foreground do not count for the thickness.
     """
     pixels = np.ascontiguousarray(mask).view(np.uint8)
     count = cv2.countNonZero(pixels)
     num_parts, thickness = _shape(pixels, count, model_px, min_part_frac) if count else (0, 0.0)
+    if is_clean:
+        grey_frac, max_grey = 0.0, 255 if count else 0
+    else:
+        grey_frac, max_grey = (0.0, -1) if grey is None else _greys(grey, pixels, count)
     return MaskFacts(
         foreground_frac=count / pixels.size,
         num_parts=num_parts,
         thickness_px=round(thickness, 2),
-        grey_frac=0.0 if grey is None else round(_grey_frac(grey, pixels, count), 4),
-        max_grey=-1 if grey is None else int(grey.max(initial=0)),
+        grey_frac=grey_frac,
+        max_grey=max_grey,
     )
 
 
@@ -208,15 +214,15 @@ def _width(area: float, outline: float) -> float:
     return (outline - math.sqrt(max(0.0, outline**2 - 16 * area))) / 4
 
 
-def _grey_frac(grey: NDArray[np.uint8], pixels: NDArray[np.uint8], count: int) -> float:
-    """Share of in-between values among what is not background, away from the edges of the mask."""
+def _greys(grey: NDArray[np.uint8], pixels: NDArray[np.uint8], count: int) -> tuple[float, int]:
+    """Share of in-between values among what is not background, away from the edges of the mask; the largest value."""
     low, high, _, _ = cv2.minMaxLoc(grey)
     slack = (high - low) * _TOLERANCE
     between = cv2.inRange(grey, int(low + slack) + 1, int(high - slack))
     if not cv2.countNonZero(between):
-        return 0.0
+        return 0.0, int(high)
     side = 2 * _HALO_PX + 1
     edges = cv2.morphologyEx(pixels, cv2.MORPH_GRADIENT, np.ones((side, side), np.uint8))
     between[edges > 0] = 0
     found = cv2.countNonZero(between)
-    return found / (found + count)
+    return round(found / (found + count), 4), int(high)

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from PIL import ExifTags, Image, UnidentifiedImageError
 
 from samcl_core.errors import ImageError
+from samcl_core.files import read_bytes
 
 __all__ = [
     "IMAGE_SUFFIXES",
@@ -222,7 +223,7 @@ def read_mask(path: Path, threshold: int = 128, data: bytes | None = None) -> Ma
 
     Args:
         path: the file.
-        threshold: as ``load_mask``.
+        threshold: as ``load_mask``, 1..255.
         data: its bytes, where they are known.
 
     Raises:
@@ -230,10 +231,12 @@ def read_mask(path: Path, threshold: int = 128, data: bytes | None = None) -> Ma
     """
     with _reading(path):
         image, info = _decode(path, BytesIO(file_bytes(path) if data is None else data))
-        mask, grey = _mask_of(image, info.format, threshold)
-        is_png = (info.format, info.mode, info.orientation) == ("PNG", "L", 1)
-        is_clean = is_png and grey is not None and np.array_equal(grey, mask * np.uint8(255))
-        return MaskFile(mask, grey, is_clean)
+        if (info.format, info.mode, info.orientation) == ("PNG", "L", 1):
+            grey = np.asarray(image)
+            # 255 + 1 is 0: only what is neither black nor white stays above 1.
+            if int((grey + np.uint8(1)).max()) <= 1:
+                return MaskFile(np.greater_equal(grey, threshold), grey, is_clean=True)
+        return MaskFile(*_mask_of(image, info.format, threshold), is_clean=False)
 
 
 def file_bytes(path: Path) -> bytes:
@@ -243,9 +246,10 @@ def file_bytes(path: Path) -> bytes:
         ImageError: it cannot be read, or has more than ``MAX_BYTES``.
     """
     with _reading(path):
-        if path.stat().st_size > MAX_BYTES:
-            raise _too_large(path, f"{path.stat().st_size} bytes")
-        return path.read_bytes()
+        size = path.stat().st_size
+        if size > MAX_BYTES:
+            raise _too_large(path, f"{size} bytes")
+        return read_bytes(path)
 
 
 def turn_upright(mask: NDArray[np.bool_], orientation: int) -> NDArray[np.bool_]:
@@ -295,7 +299,7 @@ def _reading(path: Path) -> Iterator[None]:
 
 def _info(image: Image.Image) -> ImageInfo:
     # Looking for it costs as much as a small image, and mostly there is nothing to look in.
-    may_turn = image.format == "TIFF" or any(key in image.info for key in _EXIF_KEYS)
+    may_turn = image.format == "TIFF" or not image.info.keys().isdisjoint(_EXIF_KEYS)
     orientation = image.getexif().get(ExifTags.Base.Orientation, 1) if may_turn else 1
     orientation = orientation if orientation in _TURNS else 1
     width, height = (image.height, image.width) if orientation >= 5 else (image.width, image.height)

@@ -99,7 +99,7 @@ class Checked(Measured):
 
     def in_split(self, split: str) -> Checked:
         """The same sample, assigned."""
-        return replace(self, facts=replace(self.facts, split=split))
+        return self if split == self.split else replace(self, facts=replace(self.facts, split=split))
 
 
 def check_source(
@@ -252,7 +252,13 @@ def _measure(
     keep_mask = drawn.is_clean and not turn
 
     def sample(mask: NDArray[np.bool_], label: str = "", part: int | None = None) -> Measured:
-        measured = mask_facts(mask, drawn.grey, model_px=checks.model_px, min_part_frac=checks.min_part_frac)
+        measured = mask_facts(
+            mask,
+            drawn.grey,
+            is_clean=drawn.is_clean,
+            model_px=checks.model_px,
+            min_part_frac=checks.min_part_frac,
+        )
         # Points of an image that was turned say nothing: tools differ in whether they turn it.
         has_points = source.points is not None and info.orientation == 1 and bool(measured.foreground_frac)
         points = point_facts(mask, source.points) if has_points else None
