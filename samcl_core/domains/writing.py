@@ -14,7 +14,7 @@ from samcl_core.domains.images import load_image, save_png
 from samcl_core.domains.layout import SPLITS
 from samcl_core.domains.manifest import QUARANTINED, Record
 from samcl_core.domains.validation import Checked, masks_of
-from samcl_core.files import sha256_file
+from samcl_core.files import read_bytes, sha256_file
 
 __all__ = ["Planned", "plan_names", "quarantine", "write_image"]
 
@@ -90,7 +90,7 @@ def write_image(
 
 def _copy(source: Path, target: Path) -> None:
     """Copy the bytes of a small file; ``shutil`` takes twice the time for what it also looks at."""
-    data = memoryview(source.read_bytes())
+    data = memoryview(read_bytes(source))
     handle = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
     try:
         while data:
