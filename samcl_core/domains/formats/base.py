@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -188,7 +189,17 @@ def unwrap(root: Path) -> Path:
 
 def image_files(folder: Path) -> list[Path]:
     """The image files directly in a folder (by suffix, not hidden), sorted by name."""
-    return [path for path in _visible(folder) if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file()]
+    suffixes = tuple(IMAGE_SUFFIXES)
+    with os.scandir(folder) as entries:
+        # What a folder says of a plain file saves asking the file.
+        names = sorted(
+            entry.name
+            for entry in entries
+            if _is_visible(entry.name)
+            and entry.name.lower().endswith(suffixes)
+            and (entry.is_file(follow_symlinks=False) or Path(entry.path).is_file())
+        )
+    return [folder / name for name in names]
 
 
 def split_of(folder_name: str, siblings: Sequence[str]) -> str | None:
@@ -233,10 +244,11 @@ def pair_files(
     free = {mask.name: mask for mask in masks}
     chosen: dict[Path, Path] = {}
     for image_key, mask_key in _PAIRINGS:
+        if not free:
+            break
         by_key = {mask_key(name): name for name in sorted(free, reverse=True)}
         for image in images:
-            name = by_key.get(image_key(image.name))
-            if image not in chosen and name in free:
+            if image not in chosen and (name := by_key.get(image_key(image.name))) in free:
                 chosen[image] = free.pop(name)
     entries = points or {}
     pairs = [
@@ -257,5 +269,8 @@ def source_points(masks: Path) -> dict[str, Any]:
 
 
 def _visible(folder: Path) -> list[Path]:
-    hidden = ("__MACOSX", "Thumbs.db", "desktop.ini", CARD)
-    return sorted(path for path in folder.iterdir() if not path.name.startswith(".") and path.name not in hidden)
+    return sorted(path for path in folder.iterdir() if _is_visible(path.name))
+
+
+def _is_visible(name: str) -> bool:
+    return not name.startswith(".") and name not in ("__MACOSX", "Thumbs.db", "desktop.ini", CARD)
