@@ -17,6 +17,8 @@ __all__ = ["map_files", "num_workers"]
 _T = TypeVar("_T")
 _R = TypeVar("_R")
 _MAX_WORKERS = 8
+_MAX_CHUNK = 16
+_CHUNKS_EACH = 16
 
 
 def num_workers() -> int:
@@ -29,12 +31,17 @@ def map_files(work: Callable[[_T], _R], items: Sequence[_T], progress: Progress,
     """``[work(item) for item in items]`` by threads: results in order, the first error raised, the rest not started."""
     results: list[_R] = []
     progress(what, 0, len(items))
+    workers = num_workers()
+    # Handing over every single result wakes this thread, which then takes the interpreter lock from the workers.
+    size = max(1, min(_MAX_CHUNK, len(items) // (_CHUNKS_EACH * workers)))
+    chunks = [items[at : at + size] for at in range(0, len(items), size)]
     with _one_thread_each():
-        pool = ThreadPoolExecutor(max_workers=num_workers())
+        pool = ThreadPoolExecutor(max_workers=workers)
         try:
-            for result in pool.map(work, items):
-                results.append(result)
-                progress(what, len(results), len(items))
+            for found in pool.map(lambda chunk: [work(item) for item in chunk], chunks):
+                for result in found:
+                    results.append(result)
+                    progress(what, len(results), len(items))
         finally:
             pool.shutdown(cancel_futures=True)
     return results
