@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -67,7 +67,8 @@ def write_manifest(path: Path, records: Iterable[Record]) -> None:
 
     types = {"int": pa.int64(), "float": pa.float64(), "str": pa.string()}
     schema = pa.schema([(field.name, types[str(field.type)]) for field in fields(Record)])
-    rows = [asdict(record) for record in sorted(records, key=lambda r: (r.status, r.split, r.id, r.source_mask))]
+    # ``asdict`` copies every value with care, and takes longer than all the rest.
+    rows = [vars(record) for record in sorted(records, key=lambda r: (r.status, r.split, r.id, r.source_mask))]
     buffer = io.BytesIO()
     pq.write_table(pa.Table.from_pylist(rows, schema=schema), buffer, compression="zstd")
     write_atomic(path, buffer.getvalue())

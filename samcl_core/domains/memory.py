@@ -21,6 +21,7 @@ from samcl_core.files import digest_json, write_atomic
 __all__ = ["FileMemory"]
 
 _VERSION = 1
+_encode = json.JSONEncoder(separators=(",", ":")).encode
 
 
 class FileMemory:
@@ -57,7 +58,7 @@ class FileMemory:
 
     def keep(self, source: SourceImage, facts: SampleFacts, measured: Sequence[Measured]) -> None:
         """Remember the samples of an image."""
-        line = json.dumps([_to_json(one) for one in measured], separators=(",", ":"))
+        line = _encode([_to_json(one) for one in measured])
         with self._lock:
             self._used[_key(source, facts)] = line
 
