@@ -235,3 +235,19 @@ def test_a_killed_block_leaves_the_old_folder(tmp_path: Path) -> None:
     with staged_folder(tmp_path / "bank") as staging:
         (staging / "module").write_text("next")
     assert names(tmp_path) == ["bank"] and (tmp_path / "bank" / "module").read_text() == "next"
+
+
+@pytest.mark.parametrize("size", [0, 1, 70_000])
+def test_read_bytes_gives_a_file_whole(tmp_path: Path, size: int) -> None:
+    (tmp_path / "x").write_bytes(os.urandom(size))
+    assert files.read_bytes(tmp_path / "x") == (tmp_path / "x").read_bytes()
+
+
+@pytest.mark.parametrize("name", ["folder", "absent"])
+def test_read_bytes_fails_as_path_does(tmp_path: Path, name: str) -> None:
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(OSError) as expected:
+        (tmp_path / name).read_bytes()
+    with pytest.raises(type(expected.value)) as found:
+        files.read_bytes(tmp_path / name)
+    assert str(found.value) == str(expected.value)

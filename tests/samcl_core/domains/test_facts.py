@@ -176,3 +176,11 @@ def test_the_same_picture_gives_the_same_facts() -> None:
     image, mask = draw("crack", size_px=64, seed=0, split="train", index=0)
     assert image_facts(image) == image_facts(image.copy())
     assert mask_facts(mask) == mask_facts(np.asfortranarray(mask))
+
+
+@pytest.mark.parametrize("value", [0, 255])
+def test_what_is_known_of_a_clean_mask_is_what_would_be_measured(value: int) -> None:
+    grey = np.zeros((40, 60), dtype=np.uint8)
+    grey[5:20, 10:30] = value
+
+    assert mask_facts(grey >= 128, grey, is_clean=True) == mask_facts(grey >= 128, grey)
