@@ -16,6 +16,7 @@ from samcl_core import files
 from samcl_core.errors import SamclError
 from samcl_core.files import (
     canonical_json,
+    copy_file,
     digest_files,
     digest_json,
     replace_folder,
@@ -251,3 +252,42 @@ def test_read_bytes_fails_as_path_does(tmp_path: Path, name: str) -> None:
     with pytest.raises(type(expected.value)) as found:
         files.read_bytes(tmp_path / name)
     assert str(found.value) == str(expected.value)
+
+
+# Copies ---------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("size", [0, 1, 3 * (1 << 20) + 5])
+@pytest.mark.parametrize("problem", [None, errno.EXDEV, errno.ENOSYS, "missing", "nothing copied"])
+def test_a_copy_has_the_same_bytes_whatever_the_system_can_do(
+    size: int, problem: int | str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> int:
+        if isinstance(problem, int):
+            raise OSError(problem, os.strerror(problem))
+        return 0
+
+    if problem == "missing":
+        monkeypatch.delattr(os, "copy_file_range", raising=False)
+    elif problem is not None:
+        monkeypatch.setattr(os, "copy_file_range", refuse, raising=False)
+    source, target = tmp_path / "source", tmp_path / "target"
+    source.write_bytes(os.urandom(size))
+    copy_file(source, target)
+    assert target.read_bytes() == source.read_bytes()
+
+
+def test_a_copy_replaces_nothing_and_names_a_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> int:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    source, target = tmp_path / "source", tmp_path / "target"
+    source.write_bytes(b"new")
+    target.write_bytes(b"old")
+    with pytest.raises(FileExistsError):
+        copy_file(source, target)
+    assert target.read_bytes() == b"old"
+    monkeypatch.setattr(os, "copy_file_range", full, raising=False)
+    with pytest.raises(OSError) as caught:
+        copy_file(source, tmp_path / "other")
+    assert caught.value.errno == errno.ENOSPC
