@@ -66,10 +66,14 @@ def choice_of(log_probabilities: Tensor, num_domains: int, novelty: Tensor, clas
     """
     # exp() of what rounds to nothing takes ten times as long as any other.
     probabilities = log_probabilities.double().clamp_min(_LEAST).exp()
-    top, index = probabilities.max(1)
-    if classes is None:
+    if classes is not None and classes.shape[1:] == (1,):  # one class an image
+        top = plain = probabilities[:, 0]
+        index = classes[:, 0]
+    elif classes is None:
+        top, index = probabilities.max(1)
         plain = probabilities[:, num_domains:].sum(1)
     else:
+        top, index = probabilities.max(1)
         plain = torch.where(classes >= num_domains, probabilities, 0).sum(1)
         index = classes.expand_as(probabilities).gather(1, index[:, None])[:, 0]
     is_natural = index >= num_domains

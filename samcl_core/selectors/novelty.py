@@ -99,7 +99,7 @@ class NoveltyGate:
             classes, distances = self._shortlist.near(points)
         if distances is None:
             distances = self._lengths(points, classes)
-        thresholds = self.thresholds if classes is None else self.thresholds[classes]
+        thresholds = self.thresholds if classes is None else self.thresholds.take(classes)
         return Deciding(distances, thresholds, classes)
 
     def distances(self, embeddings: Tensor) -> Tensor:

@@ -31,7 +31,9 @@ class Shortlist:
         # Rounded up, and finite: 0 times infinity is no bound.
         self._rough_limits = (limits * (1 + 1e-6)).float().clamp_max(torch.finfo(torch.float32).max)
         self._widest = float(self._rough_limits.max())
-        self._coarse, self._fine = _factor(self._centres, _NUM_AXES), _factor(self._centres, self._centres.shape[1])
+        rest = self._centres[:, _NUM_AXES:].norm(dim=1, keepdim=True)
+        self._coarse = _Bounds(torch.cat([self._centres[:, :_NUM_AXES], rest], 1), self._centres)
+        self._fine = _Bounds(self._centres, self._centres)
 
     @staticmethod
     def of(centres: Tensor, whiten: Tensor, thresholds: Tensor) -> Shortlist | None:
@@ -58,22 +60,22 @@ class Shortlist:
         points = points @ self._root.T
         # A cube around all centres: what is outside of it is nearer to them on its surface.
         rough = points.float().clamp_(-_LARGEST, _LARGEST)
-        norms, one = torch.linalg.vector_norm(rough, dim=1, keepdim=True).square_(), rough.new_ones(len(rough), 1)
+        lengths = torch.linalg.vector_norm(rough, dim=1, keepdim=True)
         rest = torch.linalg.vector_norm(rough[:, _NUM_AXES:], dim=1, keepdim=True)
-        lower = torch.cat([rough[:, :_NUM_AXES], rest, norms, one], 1) @ self._coarse
+        lower = self._coarse.bounds(torch.cat([rough[:, :_NUM_AXES], rest], 1), lengths)
         least, nearest = lower.topk(2, largest=False)
         squares, fits = self._measured(points, nearest[:, 0])
         if bool((least[:, 1] > torch.maximum(squares + _MARGIN, fits * self._widest)).all()):
             return nearest[:, :1], squares.sqrt_()[:, None]
         found = self._open(points, lower)
         if len(found) > FEW:
-            rest = torch.zeros_like(one)
-            found = self._open(points, torch.cat([rough, rest, norms, one], 1) @ self._fine)
+            found = self._open(points, self._fine.bounds(rough, lengths))
         return found, None
 
     def _measured(self, points: Tensor, classes: Tensor) -> tuple[Tensor, Tensor]:
         """(B,) squared distances to one class each, and the same in units of its squared threshold."""
-        squares = (points - self._centres.index_select(0, classes)).square_().sum(1)
+        between = points - self._centres.index_select(0, classes)
+        squares = torch.linalg.vecdot(between, between)
         return squares, squares / self._limits.index_select(0, classes)
 
     def _open(self, points: Tensor, lower: Tensor) -> Tensor:
@@ -88,17 +90,23 @@ class Shortlist:
         return is_open.nonzero()[:, 0]
 
 
-def _factor(centres: Tensor, num_axes: int) -> Tensor:
-    """(n, K) float32 that points are multiplied with for lower bounds of their squared distances to (K, C) centres.
+class _Bounds:
+    """Lower bounds of squared distances in single precision, from coordinates that bring points no farther apart.
 
-    Of a point it takes the first coordinates, the length of the others, the squared length of all, and 1. Two vectors
-    of lengths r and s are at least ``|r - s|`` apart, so that their lengths bound the distance as coordinates would.
+    The first coordinates and the length of the others are such: two vectors of lengths r and s are at least ``|r - s|``
+    apart, so that their lengths bound the distance as coordinates would.
     """
-    norms, rest = centres.square().sum(1, keepdim=True), centres[:, num_axes:].norm(dim=1, keepdim=True)
-    # Sums of n products are right to n times the rounding (Higham 2002, section 3.1); there are three such sums.
-    kept = 1 - 2 * (centres.shape[1] + 16) * torch.finfo(torch.float32).eps
-    parts = [-2 * centres[:, :num_axes], -2 * rest, torch.full_like(norms, kept), kept * norms]
-    return torch.cat(parts, 1).float().T.contiguous()
+
+    def __init__(self, rows: Tensor, centres: Tensor) -> None:
+        """(K, n) float64 coordinates of (K, C) centres."""
+        norms = centres.square().sum(1)
+        # Sums of n products are right to n times the rounding (Higham 2002, section 3.1); there are three such sums.
+        self._kept = 1 - 2 * (centres.shape[1] + 16) * torch.finfo(torch.float32).eps
+        self._factor, self._norms = (-2 * rows).float().T.contiguous(), (self._kept * norms).float()
+
+    def bounds(self, rows: Tensor, lengths: Tensor) -> Tensor:
+        """(B, K) float32 for (B, n) coordinates of points of (B, 1) lengths."""
+        return torch.addmm(self._norms, rows, self._factor).add_(lengths.square() * self._kept)
 
 
 def _leading_axes(centres: Tensor) -> Tensor:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from samcl_core.selectors import Choice, NoveltyGate
 from samcl_core.selectors.gaussian import GaussianSelector, Metric
-from samcl_core.selectors.shortlist import FEW, Shortlist
+from samcl_core.selectors.shortlist import _NUM_AXES, FEW, Shortlist
 
 DIMS = (24, 160)
 
@@ -169,11 +169,10 @@ def test_bounds_are_below_and_close_to_the_distances() -> None:
     assert isinstance(listed, Shortlist)
     points = (rows - gate._origin) @ listed._root.T
     squares = gate.distances(rows).square()
-    for factor, share in ((listed._coarse, 0.5), (listed._fine, 0.999)):
-        axes = len(factor) - 3
-        kept, rest = points[:, :axes], points[:, axes:].norm(dim=1, keepdim=True)
-        norms = points.square().sum(1, keepdim=True)
-        lower = torch.cat([kept, rest, norms, torch.ones_like(norms)], 1).float() @ factor
+    rest = points[:, _NUM_AXES:].norm(dim=1, keepdim=True)
+    coarse, lengths = torch.cat([points[:, :_NUM_AXES], rest], 1), points.norm(dim=1, keepdim=True).float()
+    for bounds, parts, share in ((listed._coarse, coarse, 0.5), (listed._fine, points, 0.999)):
+        lower = bounds.bounds(parts.float(), lengths)
         assert bool((lower <= squares).all())
         assert float((lower / squares).mean()) > share
 
