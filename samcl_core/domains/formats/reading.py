@@ -257,12 +257,19 @@ def folders_of(root: Path, depth: int) -> Iterator[tuple[PurePosixPath, list[str
         folder = pending.pop(0)
         with os.scandir(root / folder) as entries:
             shown = [entry for entry in entries if not entry.name.startswith(".") and entry.name != "__MACOSX"]
-            # Pipes, devices and links that lead nowhere are neither.
-            known = [entry for entry in shown if entry.is_dir() or entry.is_file()]
+            known = [entry for entry in shown if _is_file_or_folder(entry)]
         seen = sorted((entry.name, entry.is_dir(follow_symlinks=False)) for entry in known)
         yield folder, [name for name, is_folder in seen if not is_folder]
         if len(folder.parts) < depth:
             pending += [folder / name for name, is_folder in seen if is_folder]
+
+
+def _is_file_or_folder(entry: os.DirEntry[str]) -> bool:
+    """Pipes, devices, and links that lead nowhere or in a circle are neither."""
+    try:
+        return entry.is_dir() or entry.is_file()
+    except OSError:
+        return False
 
 
 def head_of(path: Path) -> bytes:

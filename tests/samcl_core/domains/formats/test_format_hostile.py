@@ -97,13 +97,14 @@ def test_words_of_text_files(sample: Any, name: str, file: str, pattern: str) ->
         _read(name, root)
 
 
-def test_pipes_and_links_that_lead_nowhere_are_no_files(every_sample: tuple[str, Path]) -> None:
+def test_pipes_and_links_that_lead_nowhere_or_in_a_circle_are_no_files(every_sample: tuple[str, Path]) -> None:
     name, root = every_sample
     expected = detect_format(root).scan(root, ReadOptions())
     for folder in [root, *(path for path in root.iterdir() if path.is_dir())]:
         for suffix in (".json", ".xml", ".yaml", ".txt"):
             os.mkfifo(folder / f"pipe{suffix}")
             (folder / f"nowhere{suffix}").symlink_to(folder / "nothing here")
+            (folder / f"circle{suffix}").symlink_to(folder / f"circle{suffix}")
     assert detect_format(root).name == name
     if name in ("coco", "cvat", "labelme", "voc", "yolo"):
         assert get_format(name).scan(root, ReadOptions()) == expected
