@@ -20,7 +20,7 @@ from samcl_core.files import digest_json, write_atomic
 
 __all__ = ["FileMemory"]
 
-_VERSION = 1
+_VERSION = 2
 _encode = json.JSONEncoder(separators=(",", ":")).encode
 
 

@@ -18,12 +18,13 @@ from samcl_core.domains.facts import image_facts, mask_facts, point_facts
 from samcl_core.domains.findings import Finding
 from samcl_core.domains.formats import SourceImage
 from samcl_core.domains.images import ImageInfo, Picture, file_bytes, image_info, read_image, read_mask, turn_upright
+from samcl_core.domains.similarity import THUMBNAIL_PX
 from samcl_core.errors import DataError, ImageError, SamclError
 
 __all__ = ["Checked", "Measured", "Memory", "check_source", "masks_of"]
 
-_FACTS_PX = 128
-"""Sides of a picture that is large enough to measure."""
+_FACTS_PX = 2 * THUMBNAIL_PX
+"""Sides of a picture that is large enough to measure: of a JPEG of 512 pixels, the means of its blocks of 8 x 8."""
 
 
 @dataclass(frozen=True)
@@ -295,11 +296,14 @@ def _measure(
 def _chosen(instances: Sequence[Instance], options: SourceParams) -> list[int]:
     """Numbers of the objects that the options do not leave out."""
     min_area = options.min_area_px or 1
+
+    def is_enough(mask: NDArray[np.bool_]) -> bool:
+        return bool(mask.any()) if min_area == 1 else int(np.count_nonzero(mask)) >= min_area
+
     return [
         at
         for at, instance in enumerate(instances)
-        if (options.classes is None or instance.label in options.classes)
-        and int(np.count_nonzero(instance.mask)) >= min_area
+        if (options.classes is None or instance.label in options.classes) and is_enough(instance.mask)
     ]
 
 
