@@ -6,8 +6,8 @@
 PYTHON ?= python3
 VENV ?= .venv
 DEMO ?= demo
-# Two test files at once: the tests of one file share their fixtures.
-PYTEST_ARGS ?= -n 2 --dist loadfile -m "not slow"
+# Two test files at once: the tests of one file share their fixtures. In order: whole pipelines come first and end first.
+PYTEST_ARGS ?= -n 2 --dist loadfile --no-loadscope-reorder -m "not slow"
 
 BIN := $(VENV)/bin
 # Newer than everything it was installed from: then there is nothing to do, also without a network.
