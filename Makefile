@@ -6,7 +6,8 @@
 PYTHON ?= python3
 VENV ?= .venv
 DEMO ?= demo
-# Two test files at once: the tests of one file share their fixtures. In order: whole pipelines come first and end first.
+# Two test files at once: the tests of one file share their fixtures. Whole pipelines (tests/flows) come first: a long file at
+# the end leaves a core idle.
 PYTEST_ARGS ?= -n 2 --dist loadfile --no-loadscope-reorder -m "not slow"
 
 BIN := $(VENV)/bin
