@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
@@ -40,9 +42,14 @@ with prefect_server(pathlib.Path(sys.argv[1])) as server:
 """
 
 
-def command(root: Path, seconds: float) -> subprocess.Popen[str]:
+@contextlib.contextmanager
+def command(root: Path, seconds: float) -> Iterator[subprocess.Popen[str]]:
     arguments = [sys.executable, "-c", COMMAND, str(root), str(seconds)]
-    return subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+    with subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
 
 
 def said(process: subprocess.Popen[str]) -> list[str]:
