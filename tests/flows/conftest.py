@@ -11,9 +11,9 @@ import pytest
 from tasks.server import Server, prefect_server
 
 
-@pytest.fixture(scope="package")
+@pytest.fixture(scope="session")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """The shared server of this folder's tests; workers of pytest-xdist share it too, the last one stops it."""
+    """The shared server; workers of pytest-xdist share it too, the last one stops it."""
     from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings
 
     base = tmp_path_factory.getbasetemp()

@@ -42,6 +42,17 @@ with prefect_server(pathlib.Path(sys.argv[1])) as server:
 """
 
 
+@pytest.fixture(autouse=True)
+def no_server(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Tests that this process ran before may have left a server in its environment and settings."""
+    from prefect.settings import PREFECT_API_URL, temporary_settings
+
+    for name in ("PREFECT_API_URL", "NO_PROXY", "no_proxy"):
+        monkeypatch.delenv(name, raising=False)
+    with temporary_settings(restore_defaults={PREFECT_API_URL}):
+        yield
+
+
 @contextlib.contextmanager
 def command(root: Path, seconds: float) -> Iterator[subprocess.Popen[str]]:
     arguments = [sys.executable, "-c", COMMAND, str(root), str(seconds)]

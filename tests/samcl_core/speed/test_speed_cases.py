@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import re
 import time
+from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 import torch
@@ -17,6 +20,7 @@ from samcl_core.speed import (
     Setup,
     Spent,
     case_names,
+    cases,
     find_cases,
     get_case,
     machine_facts,
@@ -94,6 +98,18 @@ def test_names_are_taken_once() -> None:
         register_case(get_case("ingest"))
     with pytest.raises(ValueError, match="'cpu' is registered already"):
         register_case(Case("cpu", "", "", lambda setup: Arms(int, int)))
+
+
+def test_airspeed_velocity_tracks_what_each_case_costs(
+    load_file: Callable[[Path], ModuleType], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = Path(__file__).parents[3]
+    settings = json.loads(re.sub(r"^\s*//.*$", "", (root / "asv.conf.json").read_text(), flags=re.MULTILINE))
+    cost = load_file(root / settings["benchmark_dir"] / "cases.py").Cost()
+    assert list(cost.params) == [case.name for case in find_cases(["cpu"])]
+    arms = Arms(lambda: Spent(600.0), lambda: Spent(200.0))
+    monkeypatch.setitem(cases._CASES, "heavy", Case("heavy", "carry", "carry more", lambda setup: arms))
+    assert cost.track_cost("heavy") == pytest.approx(1 / 3)
 
 
 def test_the_machine_is_named() -> None:

@@ -1,0 +1,1 @@
+"""What airspeed velocity measures: ``asv.conf.json`` names this folder."""
