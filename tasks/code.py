@@ -35,42 +35,18 @@ def stage_closure(stage: str, package: Path | None = None) -> tuple[Path, ...]:
     Raises:
         SamclError: the stage has no module.
     """
-    root = package or Path(samcl_core.__file__).parent
-    start = f"{root.name}.stages.{stage}"
-    if _file_of(start, root) is None:
-        raise SamclError(f"stage {stage!r} has no module {start}", hint="reinstall samcl")
-    found: dict[str, Path] = {}
-    waiting = [start]
-    while waiting:
-        name = waiting.pop()
-        file = _file_of(name, root)
-        if name in found or file is None:
-            continue
-        found[name] = file
-        waiting += _parents(name)
-        waiting += _imports(file, name, root)
-    files = set(found.values())
-    for init in [file for file in files if file.name == "__init__.py"]:
-        files |= {path for path in init.parent.iterdir() if path.suffix in _DATA_SUFFIXES}
-    return tuple(sorted(files))
+    return _Code(package).closure(stage)
 
 
 def stage_digest(stage: str, package: Path | None = None) -> str:
     """Hex sha256 over names and contents of a stage's closure; line ends do not matter."""
-    root = package or Path(samcl_core.__file__).parent
-    digest = hashlib.sha256()
-    for file in stage_closure(stage, root):
-        data = file.read_bytes()
-        if file.suffix != ".safetensors":
-            data = data.replace(b"\r\n", b"\n")
-        digest.update(f"{file.relative_to(root).as_posix()}\0{len(data)}\0".encode())
-        digest.update(data)
-    return digest.hexdigest()
+    return _Code(package).digest(stage)
 
 
 def stage_digests(package: Path | None = None) -> dict[str, str]:
     """Stage to digest of its code, for every stage of the graph."""
-    return {stage: stage_digest(stage, package) for stage in STAGES}
+    code = _Code(package)
+    return {stage: code.digest(stage) for stage in STAGES}
 
 
 def write_code(root: Path) -> bool:
@@ -103,6 +79,59 @@ def check_code(root: Path, stage: str) -> None:
         raise ConfigError(CODE_FILE, [problem], hint=hint)
 
 
+class _Code:
+    """The files of a package as they are now, each read and parsed once: stages share most of them."""
+
+    def __init__(self, package: Path | None) -> None:
+        self._root = package or Path(samcl_core.__file__).parent
+        self._files: dict[str, Path | None] = {}
+        self._imports: dict[str, frozenset[str]] = {}
+        self._contents: dict[Path, bytes] = {}
+
+    def closure(self, stage: str) -> tuple[Path, ...]:
+        start = f"{self._root.name}.stages.{stage}"
+        if self._file(start) is None:
+            raise SamclError(f"stage {stage!r} has no module {start}", hint="reinstall samcl")
+        found: dict[str, Path] = {}
+        waiting = {start}
+        while waiting:
+            name = waiting.pop()
+            file = self._file(name)
+            if file is None:
+                continue
+            found[name] = file
+            waiting |= self._imported(name, file) - found.keys()
+        files = set(found.values())
+        for init in [file for file in files if file.name == "__init__.py"]:
+            files |= {path for path in init.parent.iterdir() if path.suffix in _DATA_SUFFIXES}
+        return tuple(sorted(files))
+
+    def digest(self, stage: str) -> str:
+        digest = hashlib.sha256()
+        for file in self.closure(stage):
+            data = self._content(file)
+            digest.update(f"{file.relative_to(self._root).as_posix()}\0{len(data)}\0".encode())
+            digest.update(data)
+        return digest.hexdigest()
+
+    def _content(self, file: Path) -> bytes:
+        if file not in self._contents:
+            data = file.read_bytes()
+            self._contents[file] = data if file.suffix == ".safetensors" else data.replace(b"\r\n", b"\n")
+        return self._contents[file]
+
+    def _file(self, name: str) -> Path | None:
+        if name not in self._files:
+            self._files[name] = _file_of(name, self._root)
+        return self._files[name]
+
+    def _imported(self, name: str, file: Path) -> frozenset[str]:
+        if name not in self._imports:
+            names = _imports(self._content(file), name, is_package=file.name == "__init__.py", root=self._root.name)
+            self._imports[name] = frozenset([*names, *_parents(name)])
+        return self._imports[name]
+
+
 def _file_of(name: str, root: Path) -> Path | None:
     head, *rest = name.split(".")
     if head != root.name:
@@ -119,9 +148,9 @@ def _parents(name: str) -> Iterator[str]:
     yield from (".".join(parts[:length]) for length in range(1, len(parts)))
 
 
-def _imports(file: Path, name: str, root: Path) -> Iterator[str]:
-    package = name if file.name == "__init__.py" else name.rpartition(".")[0]
-    for node in _executed(ast.parse(file.read_text(encoding="utf-8"), str(file))):
+def _imports(source: bytes, name: str, *, is_package: bool, root: str) -> Iterator[str]:
+    package = name if is_package else name.rpartition(".")[0]
+    for node in _executed(ast.parse(source, name)):
         if isinstance(node, ast.Import):
             for alias in node.names:
                 yield alias.name
@@ -135,8 +164,8 @@ def _imports(file: Path, name: str, root: Path) -> Iterator[str]:
             yield from _named(node.value, package, root)
 
 
-def _named(text: str, package: str, root: Path) -> Iterator[str]:
-    if text.startswith(f"{root.name}."):
+def _named(text: str, package: str, root: str) -> Iterator[str]:
+    if text.startswith(f"{root}."):
         yield text
         yield from _parents(text)
     elif text.startswith(".") and text[1:].replace(".", "_").isidentifier():
@@ -152,14 +181,14 @@ def _base(node: ast.ImportFrom, package: str) -> str:
 
 
 def _executed(tree: ast.AST) -> Iterator[ast.AST]:
-    for child in ast.iter_child_nodes(tree):
-        if isinstance(child, ast.If) and _is_type_checking(child.test):
-            for other in child.orelse:
-                yield other
-                yield from _executed(other)
-            continue
-        yield child
-        yield from _executed(child)
+    waiting = [tree]
+    while waiting:
+        node = waiting.pop()
+        if isinstance(node, ast.If) and _is_type_checking(node.test):
+            waiting += node.orelse
+        else:
+            yield node
+            waiting += ast.iter_child_nodes(node)
 
 
 def _is_type_checking(test: ast.expr) -> bool:
