@@ -14,18 +14,34 @@ from ruamel.yaml import YAML
 import samcl_core
 from samcl_core.errors import ConfigError, SamclError
 from samcl_core.stages import STAGES
-from tasks.code import check_code, stage_closure, stage_digests, write_code
+from tasks.code import check_code, stage_closure, stage_digest, stage_digests, write_code
 from tasks.workspace import template
 
 pytestmark = pytest.mark.pipeline
 PACKAGE = Path(samcl_core.__file__).parent
 
 
-@pytest.fixture
-def package(tmp_path: Path) -> Path:
-    copy = tmp_path / "samcl_core"
+def copied(folder: Path) -> Path:
+    copy = folder / "samcl_core"
     shutil.copytree(PACKAGE, copy, ignore=shutil.ignore_patterns("__pycache__", "*.safetensors"))
     return copy
+
+
+@pytest.fixture
+def package(tmp_path: Path) -> Path:
+    return copied(tmp_path)
+
+
+@pytest.fixture(scope="module")
+def closures() -> dict[str, set[str]]:
+    """Each stage's files, relative to the package."""
+    return {stage: {file.relative_to(PACKAGE).as_posix() for file in stage_closure(stage)} for stage in STAGES}
+
+
+@pytest.fixture(scope="module")
+def digests(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """Of a copy without weights."""
+    return stage_digests(copied(tmp_path_factory.mktemp("code")))
 
 
 def changed(before: dict[str, str], after: dict[str, str]) -> set[str]:
@@ -36,26 +52,30 @@ def changed(before: dict[str, str], after: dict[str, str]) -> set[str]:
     "name",
     ["errors.py", "stages/train.py", "stages/report.py", "training/losses.py", "bank/bank.py", "evaluation/rmatrix.py"],
 )
-def test_a_changed_file_makes_its_own_stages_stale(package: Path, name: str) -> None:
-    holders = {stage for stage in STAGES if package / name in stage_closure(stage, package)}
-    before = stage_digests(package)
+def test_a_changed_file_makes_its_own_stages_stale(
+    package: Path, closures: dict[str, set[str]], digests: dict[str, str], name: str
+) -> None:
     with (package / name).open("a") as stream:
         stream.write("\nSOMETHING_NEW = 1\n")
-    assert changed(before, stage_digests(package)) == holders
+    holders = {stage for stage in STAGES if name in closures[stage]}
+    assert changed(digests, stage_digests(package)) == holders
     assert holders
 
 
-def test_losses_belong_to_training_and_not_to_reading_data(package: Path) -> None:
-    holders = {stage for stage in STAGES if package / "training/losses.py" in stage_closure(stage, package)}
+def test_losses_belong_to_training_and_not_to_reading_data(closures: dict[str, set[str]]) -> None:
+    holders = {stage for stage in STAGES if "training/losses.py" in closures[stage]}
     assert "train" in holders
     assert not holders & {"ingest", "points", "report"}
 
 
-def test_line_ends_do_not_matter(package: Path) -> None:
-    before = stage_digests(package)
+def test_line_ends_do_not_matter(package: Path, digests: dict[str, str]) -> None:
     file = package / "errors.py"
     file.write_bytes(file.read_bytes().replace(b"\n", b"\r\n"))
-    assert stage_digests(package) == before
+    assert stage_digests(package) == digests
+
+
+def test_one_stage_has_the_digest_that_it_has_among_all(package: Path, digests: dict[str, str]) -> None:
+    assert stage_digest("report", package) == digests["report"]
 
 
 def test_every_stage_of_the_graph_has_its_digest(tmp_path: Path) -> None:
@@ -68,7 +88,7 @@ def test_every_stage_of_the_graph_has_its_digest(tmp_path: Path) -> None:
     assert sorted(YAML(typ="safe").load((tmp_path / "code.yaml").read_text())) == sorted(STAGES)
 
 
-def test_the_closure_covers_what_each_stage_imports() -> None:
+def test_the_closure_covers_what_each_stage_imports(closures: dict[str, set[str]]) -> None:
     script = """
 import importlib, json, sys
 files = {}
@@ -82,9 +102,9 @@ print(json.dumps(files))
 """
     done = subprocess.run([sys.executable, "-c", script, *STAGES], capture_output=True, text=True, check=True)
     for stage, files in json.loads(done.stdout).items():
-        imported = {Path(file) for file in files}
+        imported = {Path(file).relative_to(PACKAGE).as_posix() for file in files}
         assert len(imported) > 5
-        missing = imported - set(stage_closure(stage))
+        missing = imported - closures[stage]
         assert not missing, (stage, sorted(missing))
 
 
