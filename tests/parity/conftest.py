@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -27,29 +28,36 @@ def synthetic_prompts(recipe: ModuleType) -> Prompts:
     return Prompts(torch.tensor([points]), torch.tensor([labels]))
 
 
-@pytest.fixture(scope="session")
-def all_threads() -> Iterator[None]:
+@contextlib.contextmanager
+def every_core() -> Iterator[None]:
     """Full-size networks use every core whatever OMP_NUM_THREADS says."""
     before = torch.get_num_threads()
     torch.set_num_threads(len(os.sched_getaffinity(0)))
-    yield
-    torch.set_num_threads(before)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def all_threads() -> Iterator[None]:
+    """In the files of this folder alone: the tests after them share the cores with other workers."""
+    with every_core():
+        yield
 
 
 @pytest.fixture(scope="session")
-def sam1(
-    network_case: ModuleType, recipe: ModuleType, golden: Any, synthetic_prompts: Prompts, all_threads: None
-) -> Any:
+def sam1(network_case: ModuleType, recipe: ModuleType, golden: Any, synthetic_prompts: Prompts) -> Any:
     """SAM ViT-B after its prefix on the synthetic image."""
-    return network_case.open_case("sam1", recipe, golden("sam1_forward"), synthetic_prompts)
+    with every_core():
+        return network_case.open_case("sam1", recipe, golden("sam1_forward"), synthetic_prompts)
 
 
 @pytest.fixture(scope="session")
-def sam2(
-    network_case: ModuleType, recipe: ModuleType, golden: Any, synthetic_prompts: Prompts, all_threads: None
-) -> Any:
+def sam2(network_case: ModuleType, recipe: ModuleType, golden: Any, synthetic_prompts: Prompts) -> Any:
     """SAM 2.1 tiny after its prefix on the synthetic image."""
-    return network_case.open_case("sam2", recipe, golden("sam2_forward"), synthetic_prompts)
+    with every_core():
+        return network_case.open_case("sam2", recipe, golden("sam2_forward"), synthetic_prompts)
 
 
 @pytest.fixture(params=[pytest.param("sam1", marks=pytest.mark.slow), "sam2"])
